@@ -1,0 +1,352 @@
+// Package namespaces starts a process in a world of its own: user, mount, PID,
+// network, IPC, UTS and cgroup namespaces, id maps, mounts, pivot_root(2),
+// capabilities, limits.
+//
+// The start is a list. A Go program is multithreaded, and the kernel lets only
+// a single-threaded process create or join a user namespace (clone(2),
+// setns(2): EINVAL). Other runtimes therefore execute themselves a second time
+// or keep a part in C. moss instead writes down, in ordinary Go, every system
+// call the child is to make, from the id map to execve(2), each with its
+// arguments, its reason and its man page: a Program. A raw clone(2) child then
+// walks that list in forty instructions of assembly (spawn_amd64.s,
+// spawn_arm64.s) and reports which step failed.
+//
+// The list is also what `moss run --explain` prints and what tests look at.
+// list.go writes the one for a container; read it first.
+package namespaces
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"moss/explain"
+)
+
+// Program is a list of steps for a child that cannot run Go.
+type Program struct {
+	steps []step
+	calls []call
+}
+
+// step is a group of calls with one purpose, for the reader and for errors.
+type step struct {
+	what, why string
+	see       []string
+	first     int // index in calls
+}
+
+// call is one system call to be.
+type call struct {
+	name  string
+	nr    uintptr
+	args  []arg
+	flags uintptr
+	mask  uint64 // errnos below 64 that count as success
+}
+
+// arg is one argument: what the kernel gets and what a reader sees.
+type arg struct {
+	value  uintptr
+	text   string         // how to show it; "" means the number
+	str    string         // a string, NUL-terminated when the program is laid out
+	isStr  bool           //
+	ptr    unsafe.Pointer // memory the kernel reads or writes
+	keep   any            // what ptr points into
+	result int            // 1 + index of the call whose result this is
+	offset uintptr        // where in ptr the result goes, when result is set
+}
+
+func num(n int) arg                 { return arg{value: uintptr(n)} }
+func show(v uintptr, s string) arg  { return arg{value: v, text: s} }
+func str(s string) arg              { return arg{str: s, isStr: true} }
+func null() arg                     { return arg{text: "NULL"} }
+func atFDCWD() arg                  { return arg{value: uintptr(unix.AT_FDCWD & (1<<64 - 1)), text: "AT_FDCWD"} }
+func (r result) arg() arg           { return arg{result: int(r) + 1} }
+func mem[T any](p *T, s string) arg { return arg{ptr: unsafe.Pointer(p), keep: p, text: s} }
+
+// result is the value a call will return once the child has made it.
+type result int
+
+// Flags of an op; the assembly knows them by number.
+const (
+	opIgnore = 1 << 0 // any error counts as success
+	opClone  = 1 << 1 // the new process goes on with the list, the old one ends
+)
+
+// op is a call as the assembly reads it. Offsets are fixed there.
+type op struct {
+	nr    uintptr    // 0
+	args  [6]uintptr // 8
+	ret   uintptr    // 56: written by the child
+	flags uintptr    // 64
+	mask  uint64     // 72
+	store [3]uintptr // 80: addresses the result is written to, 0 when unused
+}
+
+const opSize = 104
+
+// shared is what parent and child both see: it lies in front of the ops.
+type shared struct {
+	failed uintptr // 0: address of the op that failed, 0 while none has
+	errno  uintptr // 8
+	pid    uintptr // 16: of the last process an opClone made
+}
+
+const sharedSize = 24
+
+func (p *Program) step(what, why string, see ...string) {
+	p.steps = append(p.steps, step{what, why, see, len(p.calls)})
+}
+
+func (p *Program) call(name string, nr uintptr, args ...arg) result {
+	p.calls = append(p.calls, call{name: name, nr: nr, args: args})
+	return result(len(p.calls) - 1)
+}
+
+// accept makes the errors given count as success for the call last added.
+func (p *Program) accept(errnos ...unix.Errno) {
+	for _, e := range errnos {
+		p.calls[len(p.calls)-1].mask |= 1 << uint(e)
+	}
+}
+
+// optional makes any error count as success for the call last added.
+func (p *Program) optional() { p.calls[len(p.calls)-1].flags |= opIgnore }
+
+// text is the call as strace(1) would print it.
+func (p *Program) text(i int) string {
+	c := p.calls[i]
+	var b strings.Builder
+	b.WriteString(c.name)
+	b.WriteByte('(')
+	for j, a := range c.args {
+		if j > 0 {
+			b.WriteString(", ")
+		}
+		switch {
+		case a.text != "":
+			b.WriteString(a.text)
+		case a.isStr:
+			b.WriteString(strconv.Quote(a.str))
+		case a.result > 0:
+			fmt.Fprintf(&b, "<%s>", p.resultName(a.result-1))
+		default:
+			b.WriteString(strconv.Itoa(int(a.value)))
+		}
+	}
+	b.WriteByte(')')
+	return b.String()
+}
+
+// resultName tells which call a descriptor came from: what it opened.
+func (p *Program) resultName(i int) string {
+	for _, a := range p.calls[i].args {
+		if a.isStr && a.str != "" {
+			return a.str
+		}
+	}
+	return p.calls[i].name
+}
+
+// Explain narrates the list.
+func (p *Program) Explain(n *explain.Narrator) {
+	if !n.On() {
+		return
+	}
+	for i, s := range p.steps {
+		end := len(p.calls)
+		if i+1 < len(p.steps) {
+			end = p.steps[i+1].first
+		}
+		var lines []string
+		for j := s.first; j < end; {
+			// Runs of the same call (a signal each, a capability each) are one line.
+			k := j + 1
+			for k < end && p.calls[k].name == p.calls[j].name {
+				k++
+			}
+			if k-j > 8 {
+				lines = append(lines, fmt.Sprintf("%s … %s  (%d calls)", p.text(j), p.text(k-1), k-j))
+			} else {
+				for ; j < k; j++ {
+					lines = append(lines, p.text(j))
+				}
+			}
+			j = k
+		}
+		n.Step(explain.Step{What: s.what, Call: strings.Join(lines, "\n"), Why: s.why, See: s.see})
+	}
+}
+
+// Calls returns the list as strace(1) would print it, one call a line, for
+// tests and for the curious.
+func (p *Program) Calls() []string {
+	all := make([]string, len(p.calls))
+	for i := range p.calls {
+		all[i] = p.text(i)
+	}
+	return all
+}
+
+// layout writes the list into memory that both processes see, in the form the
+// assembly walks. It returns the mapping and the addresses in it; keep what it
+// returns last alive as long as the child may read its strings.
+func (p *Program) layout() (mem []byte, sh *shared, ops []op, keep any, err error) {
+	size := sharedSize + opSize*len(p.calls)
+	mem, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, nil, nil, nil, fmt.Errorf("mmap(2) for the start list: %w", err)
+	}
+	sh = (*shared)(unsafe.Pointer(&mem[0]))
+	ops = unsafe.Slice((*op)(unsafe.Pointer(&mem[sharedSize])), len(p.calls))
+
+	var strs []byte // all strings, one after the other
+	length := 0
+	for _, c := range p.calls {
+		for _, a := range c.args {
+			if a.isStr {
+				length += len(a.str) + 1
+			}
+		}
+	}
+	strs = make([]byte, 0, length)
+	for i, c := range p.calls {
+		o := &ops[i]
+		o.nr, o.flags, o.mask = c.nr, c.flags, c.mask
+		for j, a := range c.args {
+			switch {
+			case a.isStr:
+				at := len(strs)
+				strs = append(append(strs, a.str...), 0)
+				o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(strs))) + uintptr(at)
+			case a.ptr != nil:
+				o.args[j] = uintptr(a.ptr)
+				if a.result > 0 {
+					ops[a.result-1].storeAt(uintptr(a.ptr) + a.offset)
+				}
+			case a.result > 0:
+				ops[a.result-1].storeAt(uintptr(unsafe.Pointer(&o.args[j])))
+			default:
+				o.args[j] = a.value
+			}
+		}
+	}
+	return mem, sh, ops, strs, nil
+}
+
+func (o *op) storeAt(addr uintptr) {
+	for i := range o.store {
+		if o.store[i] == 0 {
+			o.store[i] = addr
+			return
+		}
+	}
+	panic("namespaces: a result is used more than three times")
+}
+
+// Process is a child that has started to walk a list.
+type Process struct {
+	Pid int
+}
+
+// StepError says which step of a list failed.
+type StepError struct {
+	Step string       // "Stack the layers"
+	Call string       // "mount" …
+	Text string       // the call with its arguments
+	Err  unix.Errno   //
+	Exec []unix.Errno // what each attempt at execve(2) said, in order, when those failed
+	Path []string     // what they tried
+}
+
+func (e *StepError) Error() string { return e.Text + ": " + e.Err.Error() }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// start clones a child with flags and has it walk the list.
+//
+// With CLONE_VFORK it returns when the child has executed its program or
+// failed, and error is a *StepError; without, it returns at once and the
+// caller learns of failures through failure after waiting for the child.
+//
+// The calling goroutine should be locked to its thread for as long as the
+// child lives: PR_SET_PDEATHSIG is about the thread that cloned.
+func (p *Program) start(flags uintptr) (pid int, failure func() error, err error) {
+	mapping, sh, ops, keep, err := p.layout()
+	if err != nil {
+		return 0, nil, err
+	}
+	report := func() error { return p.report(sh, ops) }
+
+	// No signal may find the child with Go's handlers and our memory: block
+	// all of them for the clone; the list itself ends with resetting them.
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
+		return 0, nil, err
+	}
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(ops)))
+	r := spawn(flags, first, first+opSize*uintptr(len(ops)), uintptr(unsafe.Pointer(sh)))
+	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	runtime.KeepAlive(keep)
+	runtime.KeepAlive(p)
+
+	if errno := -int(r); errno > 0 && errno < 4096 {
+		unix.Munmap(mapping)
+		return 0, nil, &StepError{Step: "Create the process", Call: "clone", Text: "clone(" + cloneNames(flags) + ")", Err: unix.Errno(errno)}
+	}
+	pid = int(r)
+	if flags&unix.CLONE_VFORK == 0 {
+		return pid, report, nil
+	}
+	err = report()
+	if sh.pid != 0 { // the first child only made the second, and is gone
+		wait(pid)
+		pid = int(sh.pid)
+	}
+	if err != nil {
+		wait(pid)
+	}
+	unix.Munmap(mapping)
+	return pid, nil, err
+}
+
+// report reads what the child left in the shared memory.
+func (p *Program) report(sh *shared, ops []op) error {
+	if sh.failed == 0 {
+		return nil
+	}
+	i := int((sh.failed - uintptr(unsafe.Pointer(unsafe.SliceData(ops)))) / opSize)
+	if i >= len(p.calls) { // every execve was tried and none succeeded
+		i = len(p.calls) - 1
+	}
+	e := &StepError{Call: p.calls[i].name, Text: p.text(i), Err: unix.Errno(sh.errno)}
+	for _, s := range p.steps {
+		if s.first <= i {
+			e.Step = s.what
+		}
+	}
+	for j := len(p.calls) - 1; j >= 0 && p.calls[j].nr == unix.SYS_EXECVE; j-- {
+		if errno := -int(ops[j].ret); errno > 0 {
+			e.Exec = append([]unix.Errno{unix.Errno(errno)}, e.Exec...)
+			e.Path = append([]string{p.calls[j].args[0].str}, e.Path...)
+		}
+	}
+	return e
+}
+
+func wait(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
