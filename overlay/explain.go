@@ -9,3 +9,5 @@ func Probe() error { return nil }
 func Explain(err error, lower []string, upper, work string) *fail.Error {
 	return &fail.Error{Op: "mount(2) overlay", On: upper, Err: err}
 }
+
+func explainUnpack(err error, dir string) error { return err }
