@@ -443,10 +443,7 @@ func (u *unpacker) make(parent *node, name, p, op string, create func() error) e
 		if err := unix.Fstatat(parent.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return call("fstatat(2)", p, err)
 		}
-		parent.pins++
-		err = u.remove(parent, name, p, &st)
-		parent.pins--
-		if err != nil {
+		if err := u.remove(parent, name, p, &st); err != nil {
 			return err
 		}
 		err = create()
@@ -594,6 +591,8 @@ func (u *unpacker) finish() error {
 	return nil
 }
 
+const maxNotes = 30 // kinds; the names of xattrs are the image's choice
+
 // note is something left out: how often, and where first.
 type note struct {
 	count      int
@@ -601,7 +600,11 @@ type note struct {
 }
 
 func (u *unpacker) note(kind, p, why string) {
-	n := u.notes[kind]
+	n, known := u.notes[kind]
+	if !known && len(u.notes) >= maxNotes {
+		kind, why = "other things", "too many kinds to list"
+		n = u.notes[kind]
+	}
 	if n.count == 0 {
 		n.first, n.why = p, why
 	}
