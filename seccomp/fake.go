@@ -37,7 +37,7 @@ var fakedCalls = [...]string{
 }
 
 // fakedSuccess skips the call and returns 0.
-const fakedSuccess = unix.SECCOMP_RET_ERRNO | 0
+const fakedSuccess uint32 = unix.SECCOMP_RET_ERRNO
 
 // fake changes the verdicts of an ABI as Options.FakeOwner says.
 func (pol *policy) fake(a abi, calls map[uint32]*verdict) {
@@ -47,6 +47,9 @@ func (pol *policy) fake(a abi, calls map[uint32]*verdict) {
 			return
 		}
 		if calls[nr] == nil {
+			if !lets(pol.otherwise) {
+				return
+			}
 			calls[nr] = &verdict{final: pol.otherwise, wide: a.wide}
 		}
 		make(calls[nr])
