@@ -5,6 +5,7 @@
 //	mkimage push HOST:PORT IMAGE…            the built-in images, by name; all when none is named
 //	mkimage layers HOST:PORT NAME FILE…      an image of layers that exist as .tar.gz files
 //	mkimage split N FILE.tar PREFIX          a tar dealt out to N files PREFIX1.tar.gz …, of like size
+//	mkimage layout DIR IMAGE                 a built-in image as an OCI image layout
 //	mkimage list [-no-owner] [-skip A,B] DIR a tree, one line an entry, with all that should survive
 //	mkimage expect [-no-owner] [-skip A,B] IMAGE
 //	                                         the same listing of a built-in image, computed from its layers
@@ -28,7 +29,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("push, layers, split, list or expect?")
+		return fmt.Errorf("push, layers, split, layout, list or expect?")
 	}
 	verb, args := args[0], args[1:]
 	flags := flag.NewFlagSet(verb, flag.ContinueOnError)
@@ -72,19 +73,33 @@ func run(args []string) error {
 			return fmt.Errorf("split into %q?", args[0])
 		}
 		return split(n, args[1], args[2])
-	case verb == "list" && len(args) == 1:
-		return look.tree(os.Stdout, args[0])
-	case verb == "expect" && len(args) == 1:
-		all, err := images(*busybox)
+	case verb == "layout" && len(args) == 2:
+		img, err := named(args[1], *busybox)
 		if err != nil {
 			return err
 		}
-		for _, img := range all {
-			if img.name == args[0] {
-				return look.merged(os.Stdout, img.layers)
-			}
+		return img.layout(args[0])
+	case verb == "list" && len(args) == 1:
+		return look.tree(os.Stdout, args[0])
+	case verb == "expect" && len(args) == 1:
+		img, err := named(args[0], *busybox)
+		if err != nil {
+			return err
 		}
-		return fmt.Errorf("no built-in image %q", args[0])
+		return look.merged(os.Stdout, img.layers)
 	}
 	return fmt.Errorf("%s: wrong arguments", verb)
+}
+
+func named(name, busybox string) (image, error) {
+	all, err := images(busybox)
+	if err != nil {
+		return image{}, err
+	}
+	for _, img := range all {
+		if img.name == name {
+			return img, nil
+		}
+	}
+	return image{}, fmt.Errorf("no built-in image %q", name)
 }

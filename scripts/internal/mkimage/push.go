@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"runtime"
 	"strings"
@@ -50,22 +48,46 @@ type blob struct {
 
 // push sends the image and returns the digest its tag points to.
 func (img image) push(registry string) (string, error) {
-	var blobs []blob
+	blobs, err := img.blobs()
+	if err != nil {
+		return "", err
+	}
+	return img.pushBlobs(registry, blobs)
+}
+
+func (img image) blobs() ([]blob, error) {
+	var all []blob
 	for _, l := range img.layers {
 		raw, err := l.tarOf()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		var gz bytes.Buffer
 		w := gzip.NewWriter(&gz)
 		w.Write(raw)
 		w.Close()
-		blobs = append(blobs, blob{gz.Bytes(), digestOf(raw)})
+		all = append(all, blob{gz.Bytes(), digestOf(raw)})
 	}
-	return img.pushBlobs(registry, blobs)
+	return all, nil
+}
+
+// destination is where an image goes: a registry's repository, or a layout.
+type destination interface {
+	blob(b []byte) (descriptor, error)
+	manifest(ref, mediaType string, manifest any) (descriptor, error) // ref "": by digest only
 }
 
 func (img image) pushBlobs(registry string, blobs []blob) (string, error) {
+	name, tag, ok := strings.Cut(img.name, ":")
+	if !ok {
+		tag = "latest"
+	}
+	return img.put(repository("http://"+registry+"/v2/"+name), tag, blobs)
+}
+
+// put sends layers, configs, manifests and the index, in this order: a
+// registry refuses what refers to something it does not have.
+func (img image) put(to destination, tag string, blobs []blob) (string, error) {
 	type types struct{ manifest, index, config, layer string }
 	mt := types{"application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json",
 		"application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"}
@@ -73,16 +95,10 @@ func (img image) pushBlobs(registry string, blobs []blob) (string, error) {
 		mt = types{"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json",
 			"application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip"}
 	}
-	name, tag, ok := strings.Cut(img.name, ":")
-	if !ok {
-		tag = "latest"
-	}
-	repo := "http://" + registry + "/v2/" + name
-
 	var layers []descriptor
 	var diffIDs []string
 	for _, b := range blobs {
-		d, err := pushBlob(repo, b.gz)
+		d, err := to.blob(b.gz)
 		if err != nil {
 			return "", err
 		}
@@ -108,17 +124,16 @@ func (img image) pushBlobs(registry string, blobs []blob) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		d, err := pushBlob(repo, raw)
+		d, err := to.blob(raw)
 		if err != nil {
 			return "", err
 		}
 		d.MediaType = mt.config
-		manifest := map[string]any{"schemaVersion": 2, "mediaType": mt.manifest, "config": d, "layers": layers}
 		ref := tag
 		if len(platforms) > 1 {
-			ref = "" // by digest only; the tag is the index's
+			ref = "" // the tag is the index's
 		}
-		m, err := pushManifest(repo, ref, mt.manifest, manifest)
+		m, err := to.manifest(ref, mt.manifest, map[string]any{"schemaVersion": 2, "mediaType": mt.manifest, "config": d, "layers": layers})
 		if err != nil {
 			return "", err
 		}
@@ -128,7 +143,7 @@ func (img image) pushBlobs(registry string, blobs []blob) (string, error) {
 	if len(manifests) == 1 {
 		return manifests[0].Digest, nil
 	}
-	index, err := pushManifest(repo, tag, mt.index, map[string]any{"schemaVersion": 2, "mediaType": mt.index, "manifests": manifests})
+	index, err := to.manifest(tag, mt.index, map[string]any{"schemaVersion": 2, "mediaType": mt.index, "manifests": manifests})
 	return index.Digest, err
 }
 
@@ -171,8 +186,7 @@ func split(n int, from, prefix string) error {
 	for i := range n {
 		writers[i], seen[i] = tar.NewWriter(&bodies[i]), map[string]bool{}
 	}
-	var put func(part int, h *tar.Header, body io.Reader) error
-	put = func(part int, h *tar.Header, body io.Reader) error {
+	put := func(part int, h *tar.Header, body io.Reader) error {
 		for i, c := range strings.TrimSuffix(h.Name, "/") {
 			if parent := h.Name[:i+1]; c == '/' && dirs[parent] != nil && !seen[part][parent] {
 				seen[part][parent] = true
@@ -234,16 +248,19 @@ func split(n int, from, prefix string) error {
 	return nil
 }
 
-// pushBlob uploads in one piece (distribution-spec, "Pushing a blob
+// repository is one on a registry: http://HOST/v2/NAME.
+type repository string
+
+// blob uploads in one piece (distribution-spec, "Pushing a blob
 // monolithically": POST then PUT), unless the registry has it.
-func pushBlob(repo string, b []byte) (descriptor, error) {
+func (repo repository) blob(b []byte) (descriptor, error) {
 	d := descriptor{Digest: digestOf(b), Size: int64(len(b))}
-	if resp, err := http.Head(repo + "/blobs/" + d.Digest); err != nil {
+	if resp, err := http.Head(string(repo) + "/blobs/" + d.Digest); err != nil {
 		return d, err
 	} else if resp.StatusCode == http.StatusOK {
 		return d, nil
 	}
-	resp, err := send(http.MethodPost, repo+"/blobs/uploads/", "", nil)
+	resp, err := send(http.MethodPost, string(repo)+"/blobs/uploads/", "", nil)
 	if err != nil {
 		return d, err
 	}
@@ -252,13 +269,13 @@ func pushBlob(repo string, b []byte) (descriptor, error) {
 		return d, err
 	}
 	query := location.Query()
-	maps.Copy(query, url.Values{"digest": {d.Digest}})
+	query.Set("digest", d.Digest)
 	location.RawQuery = query.Encode()
 	_, err = send(http.MethodPut, location.String(), "application/octet-stream", b)
 	return d, err
 }
 
-func pushManifest(repo, ref, mediaType string, manifest any) (descriptor, error) {
+func (repo repository) manifest(ref, mediaType string, manifest any) (descriptor, error) {
 	b, err := json.Marshal(manifest)
 	if err != nil {
 		return descriptor{}, err
@@ -267,7 +284,7 @@ func pushManifest(repo, ref, mediaType string, manifest any) (descriptor, error)
 	if ref == "" {
 		ref = d.Digest
 	}
-	_, err = send(http.MethodPut, repo+"/manifests/"+ref, mediaType, b)
+	_, err = send(http.MethodPut, string(repo)+"/manifests/"+ref, mediaType, b)
 	return d, err
 }
 
