@@ -237,6 +237,7 @@ func same(a, b verdict) bool {
 type gen struct {
 	code    []unix.SockFilter
 	returns map[uint32]int // the latest return of each value
+	leaves  map[string]int // verdicts with rules
 	full    bool
 }
 
@@ -294,23 +295,91 @@ func (g *gen) above(next int) {
 }
 
 // search writes a balanced tree that finds the accumulator's span.
+//
+// A single number among others of one kind is asked for by name, which takes one
+// instruction where cutting it out on both sides takes two. Up to four of them
+// stay together: what is loaded costs more than what is run.
 func (g *gen) search(tree []span, leaf func(*verdict) int) int {
-	n := len(tree)
-	if n == 1 {
-		return leaf(&tree[0].verdict)
+	type group struct{ from, to int } // to is the last span, of the same kind as from
+	var groups []group
+	for i := 0; i < len(tree); {
+		from := i
+		for i+2 < len(tree) && i-from < 8 && tree[i+1].first+1 == tree[i+2].first && same(tree[from].verdict, tree[i+2].verdict) {
+			i += 2
+		}
+		groups = append(groups, group{from, i})
+		i++
 	}
-	if n == 3 && tree[2].first == tree[1].first+1 && same(tree[0].verdict, tree[2].verdict) {
-		// One number in a field of others: one question instead of two.
-		no := leaf(&tree[0].verdict)
-		return g.jump(unix.BPF_JEQ, tree[1].first, leaf(&tree[1].verdict), no)
+	var half func(groups []group) int
+	half = func(groups []group) int {
+		if n := len(groups) / 2; n > 0 {
+			high := half(groups[n:])
+			low := half(groups[:n])
+			return g.jump(unix.BPF_JGE, tree[groups[n].from].first, high, low)
+		}
+		next := leaf(&tree[groups[0].from].verdict)
+		for i := groups[0].to - 1; i > groups[0].from; i -= 2 {
+			yes := leaf(&tree[i].verdict)
+			next = g.jump(unix.BPF_JEQ, tree[i].first, yes, next)
+		}
+		return next
 	}
-	high := g.search(tree[n/2:], leaf)
-	low := g.search(tree[:n/2], leaf)
-	return g.jump(unix.BPF_JGE, tree[n/2].first, high, low)
+	return half(groups)
 }
 
-// leaf writes a verdict: its rules in order, then the final action.
+// leaf writes a verdict: its rules in order, then the final action. Verdicts on
+// arguments are written once for all numbers and ABIs that share them.
 func (g *gen) leaf(v *verdict) int {
+	if len(v.rules) == 0 {
+		return g.ret(v.final)
+	}
+	key := fmt.Sprint(v.wide, v.final, v.rules)
+	if at, ok := g.leaves[key]; ok {
+		return at
+	}
+	at := 0
+	if arg, full, ok := v.small(); v.wide && ok {
+		// What is said about small numbers is the same for wide and narrow
+		// arguments, once the upper half is known to be zero.
+		rules := slices.Clone(v.rules)
+		for i := range rules {
+			rules[i].conds = narrow(rules[i].conds, false)
+		}
+		at = g.leaf(&verdict{rules: rules, final: v.final})
+		if full {
+			no := g.ret(v.final)
+			at = g.load(offArgs+8*uint32(arg)+4, g.jump(unix.BPF_JEQ, 0, at, no))
+		}
+	} else {
+		at = g.rules(v)
+	}
+	if g.leaves == nil {
+		g.leaves = map[string]int{}
+	}
+	g.leaves[key] = at
+	return at
+}
+
+// small says whether the rules look at nothing but the lower half of arguments,
+// or (full) hold only for values of one argument that fit there.
+func (v *verdict) small() (arg uint, full, ok bool) {
+	masked := 0
+	for i, r := range v.rules {
+		for _, c := range r.conds {
+			if c.mask>>32 == 0 {
+				masked++
+				continue
+			}
+			if _, _, ok := c.interval(true); !ok || i > 0 && full && c.arg != arg || len(r.conds) > 1 {
+				return 0, false, false
+			}
+			arg, full = c.arg, true
+		}
+	}
+	return arg, full, masked == 0 || !full
+}
+
+func (g *gen) rules(v *verdict) int {
 	next := g.ret(v.final)
 	for end := len(v.rules); end > 0 && !g.full; {
 		start, values := alternatives(v.rules[:end], v.wide)
