@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"moss/image"
 	"moss/oci"
 )
 
@@ -73,10 +72,6 @@ var (
 	ErrNotFound  = errors.New("no such container")
 	ErrAmbiguous = errors.New("more than one container matches")
 )
-
-// dir is the container's directory: record, upper, work, mount point, files
-// bound into it.
-func (e *Engine) dir(id string) string { return filepath.Join(e.containers, id) }
 
 // save writes r atomically. It is not synced: after a power cut the container
 // is not running anyway, and its record is whole or absent.
@@ -175,5 +170,3 @@ func (e *Engine) InUse() (func(oci.DiffID) bool, error) {
 func isID(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
-
-var _ = image.ErrNotFound

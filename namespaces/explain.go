@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -114,5 +113,3 @@ func ExplainStep(err error) error {
 	}
 	return &fail.Error{Op: strings.ToLower(e.Step[:1]) + e.Step[1:] + ":", On: e.Text, Err: e.Err}
 }
-
-var _ = strconv.Itoa

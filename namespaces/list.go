@@ -43,7 +43,9 @@ type Spec struct {
 	Caps       Capabilities
 	NoNewPrivs bool
 	Seccomp    []unix.SockFilter // nil: no filter
-	Rlimits    []Rlimit
+	// SeccompFlags are those of seccomp(2).
+	SeccompFlags uintptr
+	Rlimits      []Rlimit
 
 	// What it executes.
 	Stdio      [3]int    // descriptors of the caller that become 0, 1, 2
@@ -134,11 +136,7 @@ func Container(s *Spec) *Program {
 		p.call("clone", unix.SYS_CLONE, show(flags, cloneNames(flags)), num(0), num(0), num(0), num(0))
 		p.calls[len(p.calls)-1].flags |= opClone
 	} else {
-		p.step("Map your own id", "one id may be mapped without anybody's help; setgroups must be given up first, "+
-			"or a process could shed a group that denies it something", "user_namespaces(7)", "namespaces/idmap.go#IDMap")
-		p.writeFile("/proc/self/setgroups", "deny")
-		p.writeFile("/proc/self/uid_map", mapLine(s.Map.UIDs[0]))
-		p.writeFile("/proc/self/gid_map", mapLine(s.Map.GIDs[0]))
+		p.mapSelf(s.Map)
 		p.step("Start from the store", "short relative names keep the list of layers below the 4096 bytes mount(2) reads", "mount(2)")
 		p.call("chdir", unix.SYS_CHDIR, str(s.Base))
 	}
@@ -239,7 +237,7 @@ func (p *Program) root(s *Spec) {
 	default:
 		p.step("Take the directory as root", "a root must be a mount point", "pivot_root(2)")
 		r := p.openTree(s.Bind, true)
-		p.moveMountTo(r, s.MountPoint)
+		p.moveMount(r, s.MountPoint)
 		p.call("chdir", unix.SYS_CHDIR, str(s.MountPoint))
 	}
 	p.step("Make it the root", "unlike chroot(2), it leaves no way back: the old root is put on top of the new one and taken away below. "+
@@ -289,7 +287,7 @@ func (p *Program) dev(s *Spec) {
 	}
 	p.mkdir("/dev/pts", 0o755)
 	data := "newinstance,ptmxmode=0666,mode=0620"
-	if s.idMap().Contains(0, 5) { // the group tty, where it exists
+	if s.ContainerMap().Contains(0, 5) { // the group tty, where it exists
 		data += ",gid=5"
 	}
 	p.mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, data)
@@ -413,14 +411,7 @@ func (p *Program) identity(s *Spec) {
 // terminal connects descriptors 0, 1 and 2.
 func (p *Program) terminal(s *Spec) {
 	if s.Terminal == nil {
-		p.step("Connect standard input, output and error", "", "dup3(2)")
-		for i, fd := range s.Stdio {
-			if fd == i {
-				p.call("fcntl", unix.SYS_FCNTL, num(fd), show(unix.F_SETFD, "F_SETFD"), num(0))
-				continue
-			}
-			p.call("dup3", unix.SYS_DUP3, num(fd), num(i), num(0))
-		}
+		p.stdio(s.Stdio)
 		return
 	}
 	p.step("Open a pseudo-terminal", "from the container's own devpts; the master goes to moss, which copies", "pty(7)", "ioctl_tty(2)", "unix(7), SCM_RIGHTS")
@@ -478,7 +469,7 @@ func (p *Program) drop(s *Spec) {
 	if s.Seccomp != nil {
 		p.step("Filter system calls", "docker's default profile, compiled to BPF; what it forbids fails with EPERM", "seccomp(2)", "docs/security.md")
 		prog := &unix.SockFprog{Len: uint16(len(s.Seccomp)), Filter: &s.Seccomp[0]}
-		p.call("seccomp", unix.SYS_SECCOMP, show(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), num(0),
+		p.call("seccomp", unix.SYS_SECCOMP, show(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), show(s.SeccompFlags, fmt.Sprintf("%#x", s.SeccompFlags)),
 			mem(prog, fmt.Sprintf("{%d instructions}", prog.Len)))
 	}
 	last := LastCapability()
@@ -520,15 +511,7 @@ func (p *Program) exec(s *Spec) {
 	p.call("write", unix.SYS_WRITE, num(s.Alive), str("."), num(1))
 	p.step("Leave no descriptor open", "one that leads to the host would be a way out (CVE-2024-21626)", "close_range(2)")
 	p.call("close_range", unix.SYS_CLOSE_RANGE, num(3), show(^uintptr(0)>>32, "~0U"), show(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
-	p.step("Reset signals", "they were blocked since the clone; nothing of moss's own handling may remain", "signal(7)")
-	action := new([4]uint64) // SIG_DFL, no flags, empty mask
-	for sig := 1; sig <= 64; sig++ {
-		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
-			p.call("rt_sigaction", unix.SYS_RT_SIGACTION, num(sig), mem(action, "{SIG_DFL}"), null(), num(8))
-		}
-	}
-	p.call("rt_sigprocmask", unix.SYS_RT_SIGPROCMASK, show(unix.SIG_SETMASK, "SIG_SETMASK"), mem(action, "[]"), null(), num(8))
-
+	p.resetSignals()
 	p.step("Execute the program", "it takes this process over: same pid (1), same namespaces, another program. "+
 		"A name without a slash is tried in each directory of PATH", "execve(2)", "environ(7)")
 	argv, candidates := s.Argv, s.Candidates
@@ -548,6 +531,38 @@ func (p *Program) exec(s *Spec) {
 const InitName = "moss-init"
 
 // The calls that many steps share.
+
+// mapSelf gives the user namespace the child was cloned into its map.
+func (p *Program) mapSelf(m IDMap) {
+	p.step("Map your own id", "one id may be mapped without anybody's help; setgroups must be given up first, "+
+		"or a process could shed a group that denies it something", "user_namespaces(7)", "namespaces/idmap.go#IDMap")
+	p.writeFile("/proc/self/setgroups", "deny")
+	p.writeFile("/proc/self/uid_map", mapLine(m.UIDs[0]))
+	p.writeFile("/proc/self/gid_map", mapLine(m.GIDs[0]))
+}
+
+// stdio makes the caller's descriptors 0, 1 and 2.
+func (p *Program) stdio(fds [3]int) {
+	p.step("Connect standard input, output and error", "", "dup3(2)")
+	for i, fd := range fds {
+		if fd == i {
+			p.call("fcntl", unix.SYS_FCNTL, num(fd), show(unix.F_SETFD, "F_SETFD"), num(0))
+			continue
+		}
+		p.call("dup3", unix.SYS_DUP3, num(fd), num(i), num(0))
+	}
+}
+
+func (p *Program) resetSignals() {
+	p.step("Reset signals", "they were blocked since the clone; nothing of moss's own handling may remain", "signal(7)")
+	action := new([4]uint64) // SIG_DFL, no flags, empty mask
+	for sig := 1; sig <= 64; sig++ {
+		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
+			p.call("rt_sigaction", unix.SYS_RT_SIGACTION, num(sig), mem(action, "{SIG_DFL}"), null(), num(8))
+		}
+	}
+	p.call("rt_sigprocmask", unix.SYS_RT_SIGPROCMASK, show(unix.SIG_SETMASK, "SIG_SETMASK"), mem(action, "[]"), null(), num(8))
+}
 
 func (p *Program) mkdir(dir string, mode int) {
 	p.call("mkdirat", unix.SYS_MKDIRAT, atFDCWD(), str(dir), show(uintptr(mode), fmt.Sprintf("%#o", mode)))
@@ -582,8 +597,6 @@ func (p *Program) moveMount(tree result, target string) {
 		show(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
 }
 
-func (p *Program) moveMountTo(tree result, target string) { p.moveMount(tree, target) }
-
 // moveMountFollow is moveMount for targets that users name: images have
 // symlinks there (/var/run, /etc/resolv.conf), and they lead into the image.
 func (p *Program) moveMountFollow(tree result, target string) {
@@ -614,7 +627,8 @@ func (p *Program) writeFile(name, line string) {
 	p.call("close", unix.SYS_CLOSE, fd.arg())
 }
 
-func (s *Spec) idMap() IDMap {
+// ContainerMap is the map that holds inside.
+func (s *Spec) ContainerMap() IDMap {
 	if s.UserNS != nil {
 		return s.UserNS.Map
 	}

@@ -1,0 +1,162 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"moss/fail"
+	"moss/image"
+	"moss/namespaces"
+	"moss/oci"
+	"moss/pull"
+)
+
+// Run makes a container, runs it in the foreground and returns the payload's
+// exit status. An error means that it did not come to that; it carries a
+// *fail.ExitError when its status is another than 125.
+func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int, err error) {
+	// [run 3/9] the image: from the store, or from a registry when it is not there.
+	img, err := e.findImage(ctx, o, p)
+	if err != nil {
+		return 0, err
+	}
+	// [run 4/9] the record: what the image wants with what the user wants over it.
+	c, err := e.create(o, img)
+	if err != nil {
+		return 0, err
+	}
+	defer c.release()
+	defer func() {
+		if c.Options.Remove {
+			err = errors.Join(err, e.destroy(c.Record))
+		}
+	}()
+	// [run 5/9] the start.
+	if err := e.start(c); err != nil {
+		c.Status, c.ExitCode, c.Error, c.FinishedAt = Created, statusOf(err), err.Error(), time.Now()
+		if saveErr := e.save(c.Record); saveErr != nil {
+			err = errors.Join(err, saveErr)
+		}
+		return 0, fmt.Errorf("starting container %s: %w", c.Name, err)
+	}
+	// [run 6/9] the wait: signals and the terminal are passed through until the end.
+	c.ExitCode = e.wait(c)
+	c.Status, c.Pid, c.FinishedAt = Exited, 0, time.Now()
+	if !c.Options.Remove {
+		if err := e.save(c.Record); err != nil {
+			return c.ExitCode, fmt.Errorf("noting that container %s has ended: %w", c.Name, err)
+		}
+	}
+	return c.ExitCode, nil
+}
+
+func statusOf(err error) int {
+	var exit *fail.ExitError
+	if errors.As(err, &exit) {
+		return exit.Status
+	}
+	return fail.StatusMoss
+}
+
+// container is a record that this process owns: nobody else changes it while
+// lock, on the container's directory, is held.
+type container struct {
+	*Record
+	lock   *os.File
+	layers []image.Layer // lowest first
+	stdio  *stdio
+}
+
+func (c *container) release() {
+	if c.stdio != nil {
+		c.stdio.close()
+	}
+	c.lock.Close()
+}
+
+// findImage returns the image that o names, pulling it as --pull says.
+func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*image.Image, error) {
+	if o.Rootfs != "" {
+		return nil, nil
+	}
+	if o.Image == builtinImage {
+		return e.builtin(ctx)
+	}
+	if o.Pull != "always" {
+		img, err := e.Store.Find(o.Image)
+		switch {
+		case err == nil && (o.Platform == nil || img.Config.Platform().Fits(*o.Platform)):
+			return img, nil
+		case err == nil && o.Pull == "never":
+			return nil, &fail.Error{Op: "finding image", On: o.Image, Err: fmt.Errorf("here for %s, not for %s", img.Config.Platform(), o.Platform),
+				Try: "moss pull --platform " + o.Platform.String() + " " + o.Image}
+		case err != nil && (o.Pull == "never" || !errors.Is(err, image.ErrNotFound)):
+			return nil, err
+		}
+	}
+	if _, err := oci.ParseReference(o.Image); err != nil {
+		return nil, err
+	}
+	r, err := e.Pull(ctx, o.Image, p)
+	if err != nil {
+		return nil, err
+	}
+	return r.Image, nil
+}
+
+// wait passes signals on until the container's init has ended.
+func (e *Engine) wait(c *container) int {
+	forward := forwardSignals(c.Pid, c.stdio.resize)
+	defer forward.stop()
+	var ws unix.WaitStatus
+	for {
+		_, err := unix.Wait4(c.Pid, &ws, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		break
+	}
+	c.stdio.drain()
+	return exitStatus(ws)
+}
+
+// confirm holds what a record says against the kernel. A container whose moss
+// was killed died with it; the next command writes that down, or takes the
+// container away when that was promised. It reports whether it is gone.
+func (e *Engine) confirm(r *Record) (gone bool) {
+	if r.Status == Exited || r.Status == Created && !r.Options.Remove {
+		return false
+	}
+	if r.Status == Running && alive(r) {
+		return false
+	}
+	lock, err := lockDir(e.dir(r.ID))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) // its owner is at work
+	}
+	defer lock.Close()
+	now, err := e.load(r.ID)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	*r = *now
+	if r.Options.Remove && r.Status != Exited {
+		return e.destroy(r) == nil
+	}
+	if r.Status == Running && !alive(r) {
+		r.Status, r.Pid, r.ExitCode, r.FinishedAt = Exited, 0, fail.StatusSignal+int(unix.SIGKILL), time.Now()
+		r.Error = "moss was killed, and the container with it"
+		e.save(r)
+	}
+	return false
+}
+
+func alive(r *Record) bool {
+	start, err := namespaces.StartTime(r.Pid)
+	return err == nil && start == r.StartTime
+}

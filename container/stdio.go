@@ -1,0 +1,292 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"moss/fail"
+	"moss/namespaces"
+)
+
+// stdio connects a foreground container with the caller's descriptors.
+//
+// Without -t the payload must not see a terminal, as under docker: a caller's
+// terminal is replaced by a pipe and copied. Files and pipes are handed over as
+// they are: nothing is copied, every byte arrives as it was.
+//
+// With -t the payload has a terminal of its own, whose other end (the master)
+// comes back from the start list; the caller's terminal is switched to raw
+// mode, so that every key reaches the container.
+type stdio struct {
+	child    [3]int
+	terminal *namespaces.Terminal
+	alive    int // write end of a pipe, for the start list
+
+	socket  int        // our end of what the master comes over
+	opened  []*os.File // handed to the child, closed here once it has started
+	ours    []*os.File // closed at the end
+	outputs sync.WaitGroup
+	copies  []func() // started once the payload runs
+	master  *os.File
+	restore func()
+}
+
+func openStdio(o Options) (s *stdio, err error) {
+	s = &stdio{socket: -1, restore: func() {}}
+	defer func() {
+		if err != nil {
+			s.closeOpened()
+			s.close()
+		}
+	}()
+	var alive [2]int
+	if err := unix.Pipe2(alive[:], unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("pipe2(2): %w", err)
+	}
+	s.ours = append(s.ours, os.NewFile(uintptr(alive[0]), "alive"))
+	s.opened = append(s.opened, os.NewFile(uintptr(alive[1]), "alive"))
+	s.alive = alive[1]
+
+	if o.TTY {
+		return s, s.openTerminal(o)
+	}
+	return s, s.openPipes(o)
+}
+
+func (s *stdio) openPipes(o Options) error {
+	in := os.Stdin
+	switch {
+	case !o.Interactive:
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return err
+		}
+		s.opened, s.child[0] = append(s.opened, null), int(null.Fd())
+	case isTerminal(0):
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		s.opened, s.child[0] = append(s.opened, r), int(r.Fd())
+		s.copies = append(s.copies, func() {
+			go func() {
+				io.Copy(w, in)
+				w.Close()
+			}()
+		})
+	}
+	for i, out := range map[int]*os.File{1: os.Stdout, 2: os.Stderr} {
+		s.child[i] = i
+		if !isTerminal(i) {
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		s.opened, s.child[i] = append(s.opened, w), int(w.Fd())
+		s.ours = append(s.ours, r)
+		s.outputs.Add(1)
+		s.copies = append(s.copies, func() {
+			go func() {
+				defer s.outputs.Done()
+				io.Copy(out, r)
+			}()
+		})
+	}
+	return nil
+}
+
+func (s *stdio) openTerminal(o Options) error {
+	if o.Interactive && !isTerminal(0) {
+		return &fail.Error{Op: "the input device is not a TTY", Why: "-t with -i wants a terminal as standard input",
+			Try: "leave out -t to feed the container from a pipe or file"}
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socketpair(2): %w", err)
+	}
+	s.socket = pair[0]
+	s.opened = append(s.opened, os.NewFile(uintptr(pair[1]), "socket"))
+	s.terminal = &namespaces.Terminal{Socket: pair[1]}
+	if size, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil {
+		s.terminal.Size = *size
+	}
+	if o.Interactive {
+		return s.raw()
+	}
+	return nil
+}
+
+// raw switches the caller's terminal to raw mode and makes sure that it comes
+// back, even if moss is killed.
+func (s *stdio) raw() error {
+	before, err := unix.IoctlGetTermios(0, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("reading the terminal's state: %w", err)
+	}
+	release, err := namespaces.GuardTerminal(0, before)
+	if err != nil {
+		return fmt.Errorf("starting the terminal's guard: %w", err)
+	}
+	if _, err := term.MakeRaw(0); err != nil {
+		release()
+		return fmt.Errorf("switching the terminal to raw mode: %w", err)
+	}
+	s.restore = sync.OnceFunc(func() {
+		unix.IoctlSetTermios(0, unix.TCSETSW, before)
+		release()
+	})
+	return nil
+}
+
+// connect is called when the payload runs: the child's ends are its own now.
+func (s *stdio) connect() error {
+	s.closeOpened()
+	if s.terminal == nil {
+		for _, start := range s.copies {
+			start()
+		}
+		return nil
+	}
+	master, err := receiveFD(s.socket)
+	if err != nil {
+		return fmt.Errorf("receiving the container's terminal: %w", err)
+	}
+	// Non-blocking, so that a read can be given up when the container ends.
+	if err := unix.SetNonblock(master, true); err != nil {
+		return err
+	}
+	s.master = os.NewFile(uintptr(master), "master")
+	s.outputs.Add(1)
+	go func() {
+		defer s.outputs.Done()
+		io.Copy(os.Stdout, s.master) // ends with EIO when the last slave is closed
+	}()
+	if s.restoreNeeded() {
+		go io.Copy(s.master, os.Stdin)
+	}
+	return nil
+}
+
+func (s *stdio) restoreNeeded() bool { return s.terminal != nil && isTerminal(0) }
+
+// resize passes the caller's window size on.
+func (s *stdio) resize() {
+	if s == nil || s.master == nil {
+		return
+	}
+	if size, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil {
+		unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, size)
+	}
+}
+
+// drain waits until all that the container wrote has been copied. What it
+// wrote is in the pipe or the terminal already; somebody outside the container
+// may hold the other end open, so the wait is not for ever.
+func (s *stdio) drain() {
+	done := make(chan struct{})
+	go func() {
+		s.outputs.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+	}
+}
+
+func (s *stdio) closeOpened() {
+	for _, f := range s.opened {
+		f.Close()
+	}
+	s.opened = nil
+}
+
+func (s *stdio) close() {
+	s.closeOpened()
+	s.restore()
+	for _, f := range s.ours {
+		f.Close()
+	}
+	if s.master != nil {
+		s.master.Close()
+	}
+	if s.socket >= 0 {
+		unix.Close(s.socket)
+		s.socket = -1
+	}
+}
+
+// receiveFD reads one descriptor from a Unix socket (unix(7), "SCM_RIGHTS").
+func receiveFD(socket int) (int, error) {
+	var data [16]byte
+	control := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, data[:], control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return -1, fmt.Errorf("recvmsg(2): %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, errors.New("no descriptor came over the socket")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.New("no descriptor came over the socket")
+	}
+	return fds[0], nil
+}
+
+// forwarder passes the signals moss gets on to the container's init.
+type forwarder struct {
+	ch   chan os.Signal
+	done chan struct{}
+}
+
+// forwardSignals starts passing signals on to pid. Those that are about moss
+// itself (its children, its runtime, its job control) stay. The third Ctrl-C
+// or SIGTERM kills: an init that handles neither ignores both (pid_namespaces(7)).
+func forwardSignals(pid int, resize func()) *forwarder {
+	f := &forwarder{make(chan os.Signal, 128), make(chan struct{})}
+	signal.Notify(f.ch)
+	go func() {
+		insist := 0
+		for {
+			select {
+			case <-f.done:
+				return
+			case sig := <-f.ch:
+				switch sig {
+				case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+					continue
+				case unix.SIGWINCH:
+					resize()
+				case unix.SIGCONT:
+					resize()
+				case unix.SIGINT, unix.SIGTERM:
+					if insist++; insist == 3 {
+						sig = unix.SIGKILL
+					}
+				}
+				unix.Kill(pid, sig.(syscall.Signal))
+			}
+		}
+	}()
+	return f
+}
+
+func (f *forwarder) stop() {
+	signal.Stop(f.ch)
+	close(f.done)
+}
+
+func unixTime(ts syscall.Timespec) time.Time { return time.Unix(ts.Unix()) }
