@@ -9,8 +9,8 @@ import "golang.org/x/sys/unix"
 // programs that ask do not care for the answer but only check it: dpkg restores
 // owners, a daemon drops to its own user. So the filter answers for the kernel:
 // SECCOMP_RET_ERRNO with 0 skips the call and returns 0 (seccomp(2); the trick
-// is Charliecloud's, whose paper "Minimizing privilege for building HPC
-// containers" lists what it breaks). Nothing is remembered: stat(2) and
+// is Charliecloud's: Priedhorsky et al., "Zero-consistency root emulation for
+// unprivileged container image build", arXiv:2405.06085). Nothing is remembered: stat(2) and
 // getuid(2) still say root, and a program that looks again will notice.
 //
 // Rules:
