@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path"
@@ -85,6 +86,7 @@ func images(busybox string) ([]image, error) {
 			{Header: tar.Header{Typeflag: tar.TypeChar, Name: "zero", Mode: 0o666, Devmajor: 1, Devminor: 5, ModTime: born}},
 			{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "fifo", Mode: 0o600, ModTime: born}},
 		}}, config: sh},
+		{name: "bulky", layers: bulky(base), config: sh},
 		{name: "config", docker: true, layers: []layer{base, {
 			dir("home", 0o755), dir("home/app", 0o755).owner(1000, 1000),
 			dir("data", 0o755), file("data/seed", "seed\n", 0o644),
@@ -100,6 +102,24 @@ func images(busybox string) ([]image, error) {
 			"Labels":     map[string]string{"made.by": "mkimage"},
 		}},
 	}, nil
+}
+
+// bulky is an image whose pull takes a moment: four layers of files that do
+// not compress.
+func bulky(base layer) []layer {
+	noise := rand.NewChaCha8([32]byte{})
+	layers := []layer{base}
+	for i := range 4 {
+		top := fmt.Sprintf("bulk/%d", i)
+		l := layer{dir("bulk", 0o755), dir(top, 0o755)}
+		for j := range 300 {
+			body := make([]byte, 10_000)
+			noise.Read(body)
+			l = append(l, file(fmt.Sprintf("%s/%d", top, j), string(body), 0o644))
+		}
+		layers = append(layers, l)
+	}
+	return layers
 }
 
 // userland is busybox with a link for each of its programs, and the files a
