@@ -160,8 +160,8 @@ func (g *gzipReader) Read(p []byte) (int, error) {
 
 // nextMember returns io.EOF at the end of the blob.
 func (g *gzipReader) nextMember() error {
-	begin, err := g.br.Peek(2)
-	if isGzip(append(begin, gzipDeflate)) {
+	begin, err := g.br.Peek(3)
+	if isGzip(begin) {
 		if err := g.z.Reset(g.br); err != nil {
 			return noEOF(err)
 		}

@@ -165,8 +165,8 @@ func removeTree(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// explainDisk looks at the file system when a write failed. Other errors pass
-// through unchanged, wrapped with what was being done.
+// explainDisk looks at the file system when a write failed for its sake. Other
+// errors pass through unchanged.
 func explainDisk(op, path string, err error) error {
 	var already *fail.Error
 	if errors.As(err, &already) && already.Why != "" {
@@ -183,6 +183,8 @@ func explainDisk(op, path string, err error) error {
 	case errors.Is(err, unix.EROFS):
 		e.Why = "the file system is mounted read-only"
 		e.Try = "a writable directory with --root DIR"
+	default:
+		return err
 	}
 	return e
 }

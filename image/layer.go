@@ -226,9 +226,9 @@ func (s *Store) AddLayer(ctx context.Context, blob oci.Descriptor, id oci.DiffID
 
 	f, err := s.receive(ctx, blob, id, open, temp)
 	if err != nil {
-		return Layer{}, false, explainDisk("layer", id.Short(), err)
+		return Layer{}, false, fmt.Errorf("layer %s: %w", id.Short(), explainDisk("unpacking into", s.root, err))
 	}
-	if err := s.publish(f, temp); err != nil {
+	if err := s.publish(&f, temp); err != nil {
 		return Layer{}, false, explainDisk("storing layer", id.Short(), err)
 	}
 	return s.reuse(f), true, nil
@@ -256,7 +256,7 @@ func (s *Store) withdraw(id oci.DiffID) {
 }
 
 // publish gives the finished directory its links and its name.
-func (s *Store) publish(f layerFile, temp string) error {
+func (s *Store) publish(f *layerFile, temp string) error {
 	short, err := s.link(f.DiffID)
 	if err != nil {
 		return err
