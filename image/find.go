@@ -291,12 +291,12 @@ func similar(typed string, refs []ref) []string {
 		}
 		familiar := r.FamiliarName()
 		far := distance(typedName, familiar)
-		if far > 2 && lastPart(typedName) == lastPart(familiar) {
-			far = 2
-		}
 		// A short word is two slips away from too many others.
-		if far > 2 || far > 0 && len(typedName) < 3*far {
-			continue
+		if far > 2 || len(typedName) < 3*far {
+			if lastPart(typedName) != lastPart(familiar) {
+				continue
+			}
+			far = 2
 		}
 		tag := typedTag
 		if tag == "" {

@@ -182,11 +182,6 @@ func (s *Store) AddLayer(ctx context.Context, blob oci.Descriptor, id oci.DiffID
 	if err := s.announce(ctx, id); err != nil {
 		return Layer{}, false, err
 	}
-	defer func() {
-		if err != nil {
-			s.withdraw(id)
-		}
-	}()
 	if f, err := s.layerFile(id); err == nil {
 		return s.reuse(f), false, nil
 	}
@@ -245,14 +240,6 @@ func (s *Store) reuse(f layerFile) Layer {
 		s.mu.Unlock()
 	}
 	return s.layer(f)
-}
-
-// withdraw takes back an announcement.
-func (s *Store) withdraw(id oci.DiffID) {
-	if unlock, err := s.Share(context.Background()); err == nil {
-		defer unlock()
-		_ = s.changeLease([]oci.Digest{id}, -1)
-	}
 }
 
 // publish gives the finished directory its links and its name.

@@ -24,8 +24,8 @@ import (
 // under the exclusive one, so: either the removal came first and the pull sees
 // that the layer is gone, or the removal sees the lease.
 type lease struct {
-	file  *os.File
-	count map[oci.Digest]int // several pulls of one process may want the same
+	file   *os.File
+	wanted map[oci.Digest]bool
 }
 
 const leasePrefix = "lease-"
@@ -37,16 +37,16 @@ func (s *Store) announce(ctx context.Context, digests ...oci.Digest) error {
 		return err
 	}
 	defer unlock()
-	return s.changeLease(digests, 1)
+	return s.changeLease(digests, true)
 }
 
-// changeLease adds n to the count of each digest. The caller holds the store
-// lock.
-func (s *Store) changeLease(digests []oci.Digest, n int) error {
+// changeLease adds digests to the lease or takes them from it. The caller holds
+// the store lock.
+func (s *Store) changeLease(digests []oci.Digest, wanted bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lease == nil {
-		if n < 0 {
+		if !wanted {
 			return nil
 		}
 		path := s.path("locks", leasePrefix+rand.Text())
@@ -59,22 +59,22 @@ func (s *Store) changeLease(digests []oci.Digest, n int) error {
 			f.Close()
 			return explainLock(path, err)
 		}
-		s.lease = &lease{file: f, count: map[oci.Digest]int{}}
+		s.lease = &lease{file: f, wanted: map[oci.Digest]bool{}}
 	}
 	changed := false
 	for _, d := range digests {
-		before := s.lease.count[d]
-		after := max(before+n, 0)
-		changed = changed || (before == 0) != (after == 0)
-		if s.lease.count[d] = after; after == 0 {
-			delete(s.lease.count, d)
+		changed = changed || s.lease.wanted[d] != wanted
+		if wanted {
+			s.lease.wanted[d] = true
+		} else {
+			delete(s.lease.wanted, d)
 		}
 	}
 	if !changed {
 		return nil
 	}
 	var text strings.Builder
-	for d := range s.lease.count {
+	for d := range s.lease.wanted {
 		text.WriteString(string(d) + "\n")
 	}
 	f := s.lease.file

@@ -82,7 +82,7 @@ func (s *Store) tag(ref oci.Reference, manifest oci.Descriptor) error {
 	if err := s.writeRecord(path, r); err != nil {
 		return err
 	}
-	return s.changeLease(contents(manifest.Digest, m, c), -1)
+	return s.changeLease(contents(manifest.Digest, m, c), false)
 }
 
 // Untag takes the name away; the image stays. ErrNotFound when nothing has it.
