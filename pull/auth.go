@@ -32,14 +32,14 @@ type authorizer struct {
 
 	challenge challenge // what the registry asked for last; scheme "" before
 	value     string    // the Authorization header, "" for none
-	expires   time.Time // when a bearer token ends; zero: never
+	renew     time.Time // when to get a new token; zero: never
 }
 
 // header returns the Authorization to send, renewed when it is about to end.
 func (a *authorizer) header(ctx context.Context) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.value != "" && !a.expires.IsZero() && time.Until(a.expires) < 5*time.Second {
+	if a.value != "" && !a.renew.IsZero() && time.Now().After(a.renew) {
 		if err := a.answer(ctx); err != nil {
 			return "", err
 		}
@@ -80,7 +80,7 @@ func (a *authorizer) challenged(ctx context.Context, resp *http.Response, sent s
 
 // answer sets value to what the challenge asks for. a.mu is held.
 func (a *authorizer) answer(ctx context.Context) error {
-	a.value, a.expires = "", time.Time{}
+	a.value, a.renew = "", time.Time{}
 	switch {
 	case a.creds.registryToken != "":
 		a.value = "Bearer " + a.creds.registryToken
@@ -93,7 +93,7 @@ func (a *authorizer) answer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.value, a.expires = "Bearer "+token, time.Now().Add(ttl)
+		a.value, a.renew = "Bearer "+token, time.Now().Add(ttl-min(5*time.Second, ttl/2))
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ import (
 
 // registryWords returns what an error body says ({"errors":[…]},
 // distribution-spec "Error Codes"), cleaned for a terminal.
-func registryWords(body []byte, contentType string) (said string, codes []string) {
+func registryWords(body []byte, contentType string) string {
 	var e struct {
 		Errors  []struct{ Code, Message string } `json:"errors"`
 		Details string                           `json:"details"` // token servers
@@ -34,15 +34,14 @@ func registryWords(body []byte, contentType string) (said string, codes []string
 	if json.Unmarshal(body, &e) == nil {
 		var parts []string
 		for _, one := range e.Errors {
-			codes = append(codes, strings.ToUpper(clip(one.Code, 40)))
 			parts = append(parts, cmp.Or(clip(one.Message, 200), clip(one.Code, 40)))
 		}
-		return clip(strings.Join(parts, "; ")+e.Details, 300), codes
+		return clip(strings.Join(parts, "; ")+e.Details, 300)
 	}
-	if strings.HasPrefix(contentType, "text/plain") {
-		return clip(string(body), 200), nil
+	if contentType == "" || strings.HasPrefix(contentType, "text/plain") {
+		return clip(string(body), 200)
 	}
-	return "", nil // a page for browsers
+	return "" // a page for browsers
 }
 
 // passing reports whether err, met before any answer to this request, may be
@@ -75,7 +74,7 @@ func (r *registry) passing(err error) bool {
 func speaksOther(err error) bool {
 	var status *statusError
 	if errors.As(err, &status) {
-		return wantsHTTPS(status)
+		return status.wantsHTTPS
 	}
 	var dns *net.DNSError
 	var netErr net.Error
@@ -91,10 +90,10 @@ func speaksOther(err error) bool {
 
 // wantsHTTPS recognises how Go's and nginx's servers answer plain http on an
 // https port.
-func wantsHTTPS(e *statusError) bool {
-	said := strings.ToLower(e.said)
-	return e.code == http.StatusBadRequest && (strings.Contains(said, "http request to an https server") ||
-		strings.Contains(said, "plain http request was sent to https port") || e.said == "" && e.resp.ProtoMinor == 0)
+func wantsHTTPS(code int, body []byte) bool {
+	said := strings.ToLower(string(body))
+	return code == http.StatusBadRequest && (strings.Contains(said, "http request to an https server") ||
+		strings.Contains(said, "plain http request was sent to https port"))
 }
 
 // lesson turns what ended an attempt into an error that says why and what to
@@ -140,7 +139,7 @@ func (r *registry) connectionLesson(e *fail.Error, err error) {
 	case errors.As(err, &dns) && dns.IsNotFound:
 		e.Why = fmt.Sprintf("DNS knows no host %s", clip(dns.Name, 100))
 		if near := nearest(r.ref.Registry, knownRegistries); len(near) > 0 {
-			e.Try = fmt.Sprintf("did you mean %s/%s?", near[0], r.repo)
+			e.Try = fmt.Sprintf("did you mean %s?", strings.Join(near[:min(2, len(near))], " or "))
 		} else if r.ref.Registry != oci.DefaultRegistry {
 			e.Try = fmt.Sprintf("check the spelling; if %q is no registry but an account on Docker Hub, write docker.io/%s/%s", r.ref.Registry, r.ref.Registry, r.repo)
 		}
@@ -206,7 +205,7 @@ func (p *puller) statusLesson(ctx context.Context, e *fail.Error, status *status
 			e.Why += ", fewer to those who are not logged in"
 			e.Try = strings.TrimPrefix(e.Try+"; "+login, "; ")
 		}
-	case wantsHTTPS(status):
+	case status.wantsHTTPS:
 		e.Why = "this was a plain http request, and the server speaks https"
 		e.Try = "take insecure = true for it out of registries.conf, or the port out of the name"
 	case status.passing():

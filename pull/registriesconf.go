@@ -222,11 +222,12 @@ func (c *registriesConf) put(r registryTable) {
 
 // lineOf finds value in text, for errors about what TOML itself allows.
 func lineOf(text, value string) int {
-	before, _, ok := strings.Cut(text, value)
-	if !ok {
-		return 1
+	for _, written := range []string{`"` + value + `"`, "'" + value + "'", value} {
+		if before, _, ok := strings.Cut(text, written); ok {
+			return 1 + strings.Count(before, "\n")
+		}
 	}
-	return 1 + strings.Count(before, "\n")
+	return 1
 }
 
 // names returns what the typed name may mean, in the order to try.
@@ -329,7 +330,7 @@ func matchPrefix(ref oci.Reference, full, prefix string) int {
 			host = host[:i]
 		}
 		if len(host) > len(domain) && strings.HasSuffix(host, domain) {
-			return len(host)
+			return len(ref.Registry)
 		}
 		return 0
 	}

@@ -161,6 +161,12 @@ func (r *registry) known() bool {
 	return r.contacted
 }
 
+func (r *registry) answered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.contacted = true
+}
+
 // send makes one request until it gets an answer worth giving: anything below
 // 400 is returned, other statuses become a statusError.
 func (r *registry) send(req *http.Request) (*http.Response, error) {
@@ -182,13 +188,14 @@ func (r *registry) sendWaiting(req *http.Request, waiting func()) (*http.Respons
 			}
 			wait = backoff(try)
 		default:
-			r.mu.Lock()
-			r.contacted = true
-			r.mu.Unlock()
 			if resp.StatusCode < 300 {
+				r.answered()
 				return resp, nil
 			}
 			status := newStatusError(resp)
+			if !status.wantsHTTPS {
+				r.answered()
+			}
 			err = status
 			if !status.passing() || try+1 >= maxTries {
 				return nil, err
@@ -297,12 +304,12 @@ func (b *guardedBody) Close() error {
 type statusError struct {
 	code       int
 	method     string
-	host, path string // of what was asked for
-	at         string // the host that answered, after redirects
-	said       string // the registry's own words, cleaned
-	codes      []string
+	host, path string        // of what was asked for
+	at         string        // the host that answered, after redirects
+	said       string        // the registry's own words, cleaned
 	retryAfter time.Duration // 0 when not told
-	resp       *http.Response
+	wantsHTTPS bool
+	resp       *http.Response // its body is closed
 }
 
 func (e *statusError) Error() string {
@@ -337,7 +344,8 @@ func newStatusError(resp *http.Response) *statusError {
 		at: resp.Request.URL.Host, resp: resp, retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	// Not more than a connection worth reusing: an error page can be any size.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
-	e.said, e.codes = registryWords(body, resp.Header.Get("Content-Type"))
+	e.wantsHTTPS = wantsHTTPS(e.code, body)
+	e.said = registryWords(body, resp.Header.Get("Content-Type"))
 	return e
 }
 

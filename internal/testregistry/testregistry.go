@@ -8,8 +8,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -283,27 +283,18 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	if path == "" {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, kind := range []string{"/manifests/", "/blobs/", "/tags/"} {
 		i := strings.LastIndex(path, kind)
 		if i < 0 {
 			continue
 		}
-		name, last := path[:i], path[i+len(kind):]
-		repo := r.repos[name]
-		if repo == nil {
+		repo, ok := r.look(path[:i])
+		if !ok {
 			Error(w, http.StatusNotFound, "NAME_UNKNOWN", "repository name not known to registry")
 			return
 		}
+		last := path[i+len(kind):]
 		switch kind {
-		case "/tags/":
-			var tags []string
-			for tag := range repo.tags {
-				tags = append(tags, tag)
-			}
-			slices.Sort(tags)
-			json.NewEncoder(w).Encode(map[string]any{"name": name, "tags": tags})
 		case "/manifests/":
 			d := oci.Digest(last)
 			if tagged, ok := repo.tags[last]; ok {
@@ -327,20 +318,31 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 				return
 			}
 			w.Header().Set("Content-Type", "application/octet-stream")
-			r.mu.Unlock() // sending takes as long as the client likes
 			http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(b))
-			r.mu.Lock()
+		case "/tags/":
+			w.Write(mustJSON(map[string]any{"name": path[:i], "tags": slices.Sorted(maps.Keys(repo.tags))}))
 		}
 		return
 	}
 	http.NotFound(w, req)
 }
 
+// look returns a copy of a repository's tables, to serve from without a lock.
+func (r *Registry) look(name string) (repository, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	repo := r.repos[name]
+	if repo == nil {
+		return repository{}, false
+	}
+	return repository{maps.Clone(repo.tags), maps.Clone(repo.manifests), maps.Clone(repo.blobs)}, true
+}
+
 // Error answers as distribution-spec has it ("Error Codes").
 func Error(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
+	w.Write(mustJSON(map[string]any{"errors": []any{map[string]string{"code": code, "message": message}}}))
 }
 
 func mustJSON(v any) []byte {
