@@ -27,7 +27,8 @@ import (
 // container's own, cannot lead out either.
 
 // View is unpacked trees, lowest first. It holds nothing open; a tree that is
-// not there is an error of the lookup that needs it.
+// not there counts as empty. A root directory's opaque mark is not looked at,
+// just as the kernel does not: see Trim.
 type View []string
 
 // place is where a lookup ended.
@@ -198,8 +199,9 @@ func (v View) addDir(at place, seen map[string]bool, list *[]fs.FileInfo) error 
 }
 
 // Trim returns v without the layers that an opaque root directory above them
-// hides. To be called before mounting: image-spec lets a layer empty the whole
-// tree, but the kernel merges roots whatever their marks say.
+// hides. To be called once for an image, before looking or mounting: image-spec
+// lets a layer empty the whole tree, but the kernel merges roots whatever their
+// marks say.
 func (v View) Trim() View {
 	for i := len(v) - 1; i > 0; i-- {
 		if isOpaque(v[i]) {
@@ -339,7 +341,7 @@ func (v View) lookup(p string, top, covered int) (place, error) {
 			opaque = isOpaque(string(host[:len(v[i])+1+end]))
 			end = max(strings.LastIndexByte(p[:end], '/'), 0)
 		}
-		if opaque || isOpaque(v[i]) {
+		if opaque {
 			break
 		}
 	}
@@ -355,7 +357,7 @@ func (v View) opaque(at place) bool {
 		}
 		host = host[:strings.LastIndexByte(host, '/')]
 	}
-	return isOpaque(v[at.layer])
+	return false
 }
 
 func (v View) hostPath(at place) string {

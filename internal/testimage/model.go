@@ -77,10 +77,7 @@ func Diff(want, got []Entry) []string {
 }
 
 // inode is what hard links share.
-type inode struct {
-	Entry
-	order int
-}
+type inode struct{ Entry }
 
 // Expect says what layers, lowest first, come to, without device nodes.
 // owner is as for overlay.Apply: where it answers false, the entry is 0:0 and

@@ -115,8 +115,9 @@ type Segment struct {
 
 // Sparse returns the blocks of a sparse file as GNU tar would write it, with
 // format "gnu", "0.1" or "1.0" (GNU tar manual, "Storing Sparse Files"). It has
-// at most four segments.
+// at most three segments.
 func Sparse(format, name string, size int64, segments ...Segment) []byte {
+	segments = append(segments, Segment{Off: size}) // GNU tar's sign for a hole at the end
 	var body, sparseMap []byte
 	for _, s := range segments {
 		body = append(body, s.Data...)
