@@ -126,7 +126,7 @@ func (e *Engine) IDMap() (namespaces.IDMap, error) {
 	}
 	m, note := namespaces.Detect()
 	if note != nil {
-		e.Warn(&fail.Error{Op: "running with your own id only:", Err: note,
+		e.Warn(&fail.Error{Op: "running with your own id only", Err: note,
 			Why:  "in this mode root of the container is you, and there is no second id to give files or processes to; owners inside images are remembered but not shown",
 			Try:  lessonTry(note) + "; then start with an empty store (moss rmi -f $(moss images -q))",
 			Docs: "docs/ids.md"})

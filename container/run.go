@@ -111,8 +111,7 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 
 // wait passes signals on until the container's init has ended.
 func (e *Engine) wait(c *container) int {
-	forward := forwardSignals(c.Pid, c.stdio.resize)
-	defer forward.stop()
+	forwardSignals(c.Pid, c.stdio.resize)
 	var ws unix.WaitStatus
 	for {
 		_, err := unix.Wait4(c.Pid, &ws, 0, nil)

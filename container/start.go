@@ -147,11 +147,9 @@ func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, 
 			s.Bind = c.Options.Rootfs
 			return nil
 		}
-		// The host's own tree contains the store, and no upper layer may lie
-		// in its lower one (overlayfs answers ELOOP).
-		s.VolatileUpper = true
-		s.Overlay = "lowerdir=/,upperdir=upper,workdir=work,userxattr"
-		return nil
+		var err error
+		s.HostTree, err = hostTree()
+		return err
 	}
 	perm := os.FileMode(0o755)
 	var short []string

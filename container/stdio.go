@@ -246,47 +246,30 @@ func receiveFD(socket int) (int, error) {
 	return fds[0], nil
 }
 
-// forwarder passes the signals moss gets on to the container's init.
-type forwarder struct {
-	ch   chan os.Signal
-	done chan struct{}
-}
-
-// forwardSignals starts passing signals on to pid. Those that are about moss
-// itself (its children, its runtime, its job control) stay. The third Ctrl-C
-// or SIGTERM kills: an init that handles neither ignores both (pid_namespaces(7)).
-func forwardSignals(pid int, resize func()) *forwarder {
-	f := &forwarder{make(chan os.Signal, 128), make(chan struct{})}
-	signal.Notify(f.ch)
+// forwardSignals passes the signals moss gets on to pid, the container's init,
+// for as long as moss runs. Those that are about moss itself (its children, its
+// runtime, its job control) stay. The third Ctrl-C or SIGTERM kills: an init
+// that handles neither ignores both (pid_namespaces(7)).
+func forwardSignals(pid int, resize func()) {
+	// Each signal watched costs two system calls; the real-time ones, which
+	// nobody sends to a command, would double the price of a start.
+	ch := make(chan os.Signal, 128)
+	signal.Notify(ch, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
+		unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR, unix.SIGVTALRM, unix.SIGPROF)
 	go func() {
 		insist := 0
-		for {
-			select {
-			case <-f.done:
-				return
-			case sig := <-f.ch:
-				switch sig {
-				case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
-					continue
-				case unix.SIGWINCH:
-					resize()
-				case unix.SIGCONT:
-					resize()
-				case unix.SIGINT, unix.SIGTERM:
-					if insist++; insist == 3 {
-						sig = unix.SIGKILL
-					}
+		for sig := range ch {
+			switch sig {
+			case unix.SIGWINCH, unix.SIGCONT:
+				resize()
+			case unix.SIGINT, unix.SIGTERM:
+				if insist++; insist == 3 {
+					sig = unix.SIGKILL
 				}
-				unix.Kill(pid, sig.(syscall.Signal))
 			}
+			unix.Kill(pid, sig.(syscall.Signal))
 		}
 	}()
-	return f
-}
-
-func (f *forwarder) stop() {
-	signal.Stop(f.ch)
-	close(f.done)
 }
 
 func unixTime(ts syscall.Timespec) time.Time { return time.Unix(ts.Unix()) }

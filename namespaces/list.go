@@ -21,15 +21,15 @@ type Spec struct {
 	Hostname    string
 
 	// Its root. Base is the directory that relative paths start at, BaseFD a
-	// descriptor of it; Overlay are mount options relative to it. Without
-	// Overlay, Bind is a host directory that becomes the root.
-	Base          string
-	BaseFD        int
-	Overlay       string
-	Bind          string
-	MountPoint    string // relative to Base: where the root is put together
-	VolatileUpper bool   // the upper layer is in memory: lowerdir is a tree that contains Base
-	ReadOnly      bool
+	// descriptor of it. The root is an Overlay (mount options relative to
+	// Base), or Bind, a host directory, or HostTree, the host's own.
+	Base       string
+	BaseFD     int
+	Overlay    string
+	Bind       string
+	MountPoint string // relative to Base: where the root is put together
+	HostTree   []TreeEntry
+	ReadOnly   bool
 
 	Mounts      []Mount
 	Devices     []string // host device nodes that appear under the same name
@@ -68,6 +68,15 @@ type Mount struct {
 	Propagation  uintptr // MS_SLAVE, MS_SHARED …; 0 is private
 	Flags        uintptr // of a tmpfs
 	Data         string  // of a tmpfs
+}
+
+// TreeEntry is one entry of a root put together from the host's: a directory,
+// made anew or stacked on; a symlink; or a file, which is shown read-only.
+type TreeEntry struct {
+	Path    string // without the leading slash
+	Dir     bool
+	Overlay bool
+	Link    string
 }
 
 // MaskedPath is hidden from the container: a file behind /dev/null, a
@@ -219,16 +228,8 @@ func (p *Program) openSources(s *Spec) (sources []result) {
 // root stacks the layers and makes them the root.
 func (p *Program) root(s *Spec) {
 	switch {
-	case s.VolatileUpper:
-		p.step("Stack a writable layer in memory on the host's tree", "what is written is gone with the container; "+
-			"the layer cannot lie on disk, where it would be part of the tree below it", "overlayfs.rst")
-		p.mount("tmpfs", s.MountPoint, "tmpfs", 0, "mode=0755")
-		p.call("chdir", unix.SYS_CHDIR, str(s.MountPoint))
-		for _, d := range []string{"upper", "work", "root"} {
-			p.mkdir(d, 0o755)
-		}
-		p.mount("overlay", "root", "overlay", 0, s.Overlay)
-		p.call("chdir", unix.SYS_CHDIR, str("root"))
+	case s.HostTree != nil:
+		p.hostTree(s)
 	case s.Overlay != "":
 		p.step("Stack the layers", "the image's layers are only read; what the container writes goes to upperdir. "+
 			"userxattr lets an ordinary user's overlay note deletions", "overlayfs.rst", "overlay/options.go#Options")
@@ -243,6 +244,41 @@ func (p *Program) root(s *Spec) {
 	p.step("Make it the root", "unlike chroot(2), it leaves no way back: the old root is put on top of the new one and taken away below. "+
 		"Until then /proc can still be mounted: the kernel wants to see one first", "pivot_root(2), \"pivot_root(\".\", \".\")\"")
 	p.call("pivot_root", unix.SYS_PIVOT_ROOT, str("."), str("."))
+}
+
+// hostTree puts the host's own directories together, each under a layer in
+// memory: a layer on disk would be part of the tree that it is to lie on.
+func (p *Program) hostTree(s *Spec) {
+	p.step("Stack a writable layer in memory on each of the host's directories", "what is written is gone with the container",
+		"overlayfs.rst", "container/hosttree.go#hostTree")
+	p.mount("tmpfs", s.MountPoint, "tmpfs", 0, "mode=0755")
+	p.call("chdir", unix.SYS_CHDIR, str(s.MountPoint))
+	for _, d := range []string{"upper", "work", "root"} {
+		p.mkdir(d, 0o755)
+	}
+	for i, t := range s.HostTree {
+		at := "root/" + t.Path
+		switch {
+		case t.Overlay:
+			upper, work := fmt.Sprintf("upper/%d", i), fmt.Sprintf("work/%d", i)
+			p.mkdir(at, 0o755)
+			p.mkdir(upper, 0o755)
+			p.mkdir(work, 0o755)
+			lower := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace("/" + t.Path)
+			p.mount("overlay", at, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work+",userxattr")
+		case t.Dir:
+			p.mkdir(at, 0o755)
+		case t.Link != "":
+			p.call("symlinkat", unix.SYS_SYMLINKAT, str(t.Link), atFDCWD(), str(at))
+		default:
+			r := p.openTree("/"+t.Path, false)
+			p.setReadOnly(r.arg(), "", unix.AT_EMPTY_PATH)
+			p.touch(at)
+			p.moveMount(r, at)
+		}
+	}
+	p.mount("root", "root", "", unix.MS_BIND|unix.MS_REC, "") // a root must be a mount point
+	p.call("chdir", unix.SYS_CHDIR, str("root"))
 }
 
 // real makes sure that dir is a directory of the image and not a symlink: the
