@@ -1,0 +1,124 @@
+package image_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+
+	"moss/image"
+	"moss/oci"
+	"moss/overlay"
+)
+
+// BenchmarkAddLayer unpacks a gzip layer as a pull does, beside GNU tar, which
+// neither hashes nor splits. MOSS_BENCH_LAYER names a layer.tar.gz of your own;
+// without it one of 3,000 files is made. Every round has a fresh directory that
+// stays until the end: ext4 is many times slower where a tree was just deleted.
+func BenchmarkAddLayer(b *testing.B) {
+	path, blob := benchLayer(b)
+	z, err := gzip.NewReader(bytes.NewReader(blob))
+	if err != nil {
+		b.Fatal(err)
+	}
+	diffID := oci.DiffID("sha256:" + fmt.Sprintf("%064d", 0)).NewHash()
+	tarSize, err := io.Copy(diffID, z)
+	if err != nil {
+		b.Fatal(err)
+	}
+	id := oci.FromHash(diffID)
+	desc := oci.Descriptor{MediaType: oci.MediaTypeLayerGzip, Digest: oci.FromBytes(blob), Size: int64(len(blob))}
+	blob = nil
+	open := func(context.Context) (io.ReadCloser, error) { return os.Open(path) }
+	rounds := b.TempDir()
+	n := 0
+	fresh := func() string { n++; return filepath.Join(rounds, fmt.Sprint(n)) }
+
+	b.Run("moss", func(b *testing.B) {
+		b.SetBytes(tarSize)
+		for b.Loop() {
+			s, err := image.Open(fresh(), "")
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Unpack = func(ctx context.Context, r io.Reader, dir string) ([]string, error) {
+				_, err := overlay.Unpack(ctx, r, dir, overlay.UnpackOptions{})
+				return nil, err
+			}
+			if _, _, err := s.AddLayer(b.Context(), desc, id, open); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("sync", func(b *testing.B) {
+		for b.Loop() {
+			s, err := image.Open(fresh(), "")
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Unpack = func(ctx context.Context, r io.Reader, dir string) ([]string, error) { return nil, nil }
+			if _, _, err := s.AddLayer(b.Context(), desc, id, open); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			if err := s.Sync(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("tar", func(b *testing.B) {
+		b.SetBytes(tarSize)
+		for b.Loop() {
+			dir := fresh()
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				b.Fatal(err)
+			}
+			// Devices are refused to an ordinary user, as they are to moss.
+			cmd := exec.Command("tar", "xzf", path, "-C", dir, "--exclude=./dev/*")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
+	})
+}
+
+func benchLayer(b *testing.B) (path string, blob []byte) {
+	b.Helper()
+	if path := os.Getenv("MOSS_BENCH_LAYER"); path != "" {
+		blob, err := os.ReadFile(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return path, blob
+	}
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	w := tar.NewWriter(z)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range 3000 {
+		if i%30 == 0 {
+			w.WriteHeader(&tar.Header{Name: fmt.Sprintf("d%d/", i/30), Typeflag: tar.TypeDir, Mode: 0o755})
+		}
+		body := make([]byte, r.IntN(40_000))
+		for j := range body {
+			body[j] = "etaoin shrdlu\n\x00\x01\x02"[r.IntN(17)]
+		}
+		w.WriteHeader(&tar.Header{Name: fmt.Sprintf("d%d/f%d", i/30, i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(body))})
+		w.Write(body)
+	}
+	w.Close()
+	z.Close()
+	path = filepath.Join(b.TempDir(), "layer.tar.gz")
+	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return path, buf.Bytes()
+}
