@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -37,7 +38,7 @@ func ParsePlatform(s string) (Platform, error) {
 	if len(parts) == 1 {
 		parts = []string{"linux", parts[0]}
 	}
-	if len(parts) > 3 || parts[0] == "" || parts[1] == "" {
+	if len(parts) > 3 || slices.Contains(parts, "") {
 		return Platform{}, fmt.Errorf("platform %q: want os/arch[/variant], for example linux/arm64", clip(s))
 	}
 	p := Platform{OS: parts[0], Architecture: parts[1]}
@@ -84,15 +85,13 @@ func (p Platform) String() string {
 }
 
 // Fits reports whether an image for p runs where want was asked for: same
-// system and architecture, and the same variant or, on arm, an older one.
+// system and architecture, and the same variant or, on arm and amd64, an older
+// one. An amd64 image without variant is the oldest.
 func (p Platform) Fits(want Platform) bool {
 	p, want = p.normalized(), want.normalized()
 	if p.OS != want.OS || p.Architecture != want.Architecture {
 		return false
 	}
-	if p.Variant == want.Variant {
-		return true
-	}
-	// arm variants are ordered and backwards compatible; v6 runs on v7.
-	return p.Architecture == "arm" && p.Variant < want.Variant || p.Architecture == "amd64" && p.Variant == ""
+	ordered := p.Architecture == "arm" || p.Architecture == "amd64" // v5 v6 v7; v2 v3 v4
+	return p.Variant == want.Variant || ordered && p.Variant < want.Variant
 }

@@ -3,6 +3,8 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -100,12 +102,19 @@ func (r Reference) Name() string { return r.Registry + "/" + r.Repository }
 // Familiar is what docker shows: without docker.io and library/.
 func (r Reference) Familiar() string { return r.FamiliarName() + r.suffix() }
 
-// FamiliarName is Familiar without tag and digest.
+// FamiliarName is Familiar without tag and digest. Where the short form would
+// mean something else, as for docker.io/localhost/app, it is the full one.
 func (r Reference) FamiliarName() string {
 	if r.Registry != DefaultRegistry {
 		return r.Name()
 	}
-	return strings.TrimPrefix(r.Repository, officialPrefix)
+	if name, ok := strings.CutPrefix(r.Repository, officialPrefix); ok && !strings.Contains(name, "/") {
+		return name
+	}
+	if first, _, _ := strings.Cut(r.Repository, "/"); looksLikeRegistry(first) || first+"/" == officialPrefix {
+		return r.Name()
+	}
+	return r.Repository
 }
 
 func (r Reference) suffix() string {
@@ -123,19 +132,27 @@ func looksLikeRegistry(s string) bool {
 	return s == "localhost" || strings.ContainsAny(s, ".:") || strings.ToLower(s) != s
 }
 
+// maxRegistry bounds host and port: the store uses them as one file name.
+const maxRegistry = 255
+
 // validRegistry accepts host, host:port, [v6] and [v6]:port.
 func validRegistry(s string) bool {
+	if len(s) > maxRegistry {
+		return false
+	}
 	host := s
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
 		var port string
 		host, port = s[:i], s[i+1:]
-		if port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return false
 		}
 	}
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
-		return ok && inner != "" && strings.Trim(inner, "0123456789abcdefABCDEF:") == ""
+		ip, err := netip.ParseAddr(inner)
+		// No zone: it means nothing on another machine, and may hold anything.
+		return ok && err == nil && ip.Is6() && ip.Zone() == ""
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
