@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"moss/explain"
@@ -15,16 +16,22 @@ import (
 	"moss/oci"
 )
 
+var errClosed = errors.New("read of a closed blob")
+
 // blobReader is one blob as one stream, whatever happens to the connections it
 // comes over: after a break it asks for the rest (RFC 9110, Section 14.2) and
 // goes on. It gives exactly d.Size bytes, or an error; their digest is for the
 // reader to check (image.Store.AddLayer does).
+//
+// Close may be called while a Read is under way, and ends it.
 type blobReader struct {
-	ctx  context.Context
-	r    *registry
-	d    oci.Descriptor
-	note func(State, int64) // for progress
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	r      *registry
+	d      oci.Descriptor
+	note   func(State, int64) // for progress
 
+	mu    sync.Mutex    // held by Read
 	body  io.ReadCloser // nil between connections
 	off   int64         // bytes given so far
 	tries int           // breaks since the last byte
@@ -37,14 +44,18 @@ func (r *registry) blob(ctx context.Context, d oci.Descriptor, note func(State, 
 	if note == nil {
 		note = func(State, int64) {}
 	}
-	b := &blobReader{ctx: ctx, r: r, d: d, note: note}
+	b := &blobReader{r: r, d: d, note: note}
+	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	if err := b.connect(); err != nil {
+		b.cancel(nil)
 		return nil, err
 	}
 	return b, nil
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if len(p) == 0 || b.err != nil {
 		return 0, b.err
 	}
@@ -97,9 +108,12 @@ func (b *blobReader) Read(p []byte) (int, error) {
 
 // Close gives the connection back.
 func (b *blobReader) Close() error {
+	b.cancel(errClosed)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.drop()
 	if b.err == nil {
-		b.err = errors.New("read of a closed blob")
+		b.err = errClosed
 	}
 	return nil
 }

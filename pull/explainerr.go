@@ -138,9 +138,11 @@ func (r *registry) connectionLesson(e *fail.Error, err error) {
 		e.Try = "unset the variable, or add " + r.host + " to NO_PROXY"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		e.Why = fmt.Sprintf("DNS knows no host %s", clip(dns.Name, 100))
-		if near := nearest(r.ref.Registry, knownRegistries); len(near) > 0 {
+		if slices.Contains(knownRegistries, r.ref.Registry) {
+			e.Try = "this machine's network, since that registry does exist: /etc/resolv.conf, and HTTPS_PROXY if there is a proxy"
+		} else if near := nearest(r.ref.Registry, knownRegistries); len(near) > 0 {
 			e.Try = fmt.Sprintf("did you mean %s?", strings.Join(near[:min(2, len(near))], " or "))
-		} else if r.ref.Registry != oci.DefaultRegistry {
+		} else {
 			e.Try = fmt.Sprintf("check the spelling; if %q is no registry but an account on Docker Hub, write docker.io/%s/%s", r.ref.Registry, r.ref.Registry, r.repo)
 		}
 	case errors.As(err, &dns):

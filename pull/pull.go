@@ -412,30 +412,31 @@ func (p *puller) layer(ctx context.Context, blob oci.Descriptor, id oci.DiffID, 
 	p.o.Explain.Step(explain.Step{What: "Unpack layer " + id.Short(),
 		Call: fmt.Sprintf("%d bytes hash to %s; its tar, %d bytes, to %s", blob.Size, blob.Digest, l.Size, id),
 		Why:  "the first hash is the manifest's word, the second the config's; both were computed while unpacking",
-		See:  []string{"image-spec config.md, \"Layer DiffID\"", "image/addlayer.go"}})
+		See:  []string{"image-spec config.md, \"Layer DiffID\"", "image/layer.go"}})
 	return nil
 }
 
 // record stores the documents and points the name at the manifest.
 func (p *puller) record(top document, docs []document, rawConfig []byte, fresh bool) (Result, error) {
+	m := docs[len(docs)-1]
+	pinned := p.ref
+	pinned.Tag, pinned.Digest = "", top.desc.Digest
+	if !fresh && p.names(p.ref, m) && p.names(pinned, m) {
+		img, err := p.store.Find(pinned.String())
+		return Result{Ref: p.ref, Image: img, Digest: top.desc.Digest}, err
+	}
 	for _, d := range docs {
 		if err := p.store.PutBlobAs(d.desc.Digest, d.raw); err != nil {
 			return Result{}, err
 		}
 	}
-	m := docs[len(docs)-1]
 	if err := p.store.PutBlobAs(m.manifest.Config.Digest, rawConfig); err != nil {
 		return Result{}, err
 	}
 	if err := p.store.Sync(); err != nil {
 		return Result{}, err
 	}
-	if before, err := p.store.Lookup(p.ref); err != nil || before.Manifest.Digest != m.desc.Digest {
-		fresh = true
-	}
 	// Two names: the digest that the tag stands for today, and the tag.
-	pinned := p.ref
-	pinned.Tag, pinned.Digest = "", top.desc.Digest
 	if err := p.store.Tag(pinned, m.desc); err != nil {
 		return Result{}, err
 	}
@@ -450,7 +451,13 @@ func (p *puller) record(top document, docs []document, rawConfig []byte, fresh b
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{Ref: p.ref, Image: img, Digest: top.desc.Digest, Fresh: fresh}, nil
+	return Result{Ref: p.ref, Image: img, Digest: top.desc.Digest, Fresh: true}, nil
+}
+
+// names reports whether ref already means m in the store.
+func (p *puller) names(ref oci.Reference, m document) bool {
+	img, err := p.store.Lookup(ref)
+	return err == nil && img.Manifest.Digest == m.desc.Digest
 }
 
 // narrateSource says where p asks, and why there.
