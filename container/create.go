@@ -60,9 +60,6 @@ func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
 	if err := e.reserve(c); err != nil {
 		return nil, err
 	}
-	if err := e.save(r); err != nil {
-		return nil, errors.Join(err, e.destroy(r))
-	}
 	if o.CIDFile != "" {
 		if err := writeCIDFile(o.CIDFile, r.ID); err != nil {
 			return nil, errors.Join(err, e.destroy(r))
@@ -159,23 +156,33 @@ func mergeEnv(env, over []string) []string {
 	return env
 }
 
-// reserve makes the container's directory, locks it and takes the name.
+// reserve makes the container's directory, locks it and takes the name. There
+// is no record yet: whoever finds the directory without one and not locked may
+// take it away.
 func (e *Engine) reserve(c *container) (err error) {
 	dir := e.dir(c.ID)
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return fmt.Errorf("making the container's directory: %w", err)
+	for c.lock == nil {
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			return fmt.Errorf("making the container's directory: %w", err)
+		}
+		// Between the two calls a sweeper may have been faster: then again.
+		if c.lock, err = lockDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if c.lock != nil {
+			var ours, there unix.Stat_t
+			if unix.Fstat(int(c.lock.Fd()), &ours) != nil || unix.Stat(dir, &there) != nil || ours.Ino != there.Ino {
+				c.lock.Close()
+				c.lock = nil
+			}
+		}
 	}
 	defer func() {
 		if err != nil {
-			if c.lock != nil {
-				c.lock.Close()
-			}
 			os.RemoveAll(dir)
+			c.lock.Close()
 		}
 	}()
-	if c.lock, err = lockDir(dir); err != nil {
-		return err
-	}
 	names := filepath.Join(e.containers, "names")
 	if err := os.Mkdir(names, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -257,12 +264,31 @@ func (e *Engine) destroy(r *Record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	os.Remove(filepath.Join(dir, "work/work")) // mode 0, and empty: saves a second pass
 	link := filepath.Join(e.containers, "names", r.Name)
 	if owner, err := os.Readlink(link); err == nil && owner == r.ID {
 		os.Remove(link)
 	}
+	// What an overlay leaves when nothing was written, deepest first. Directory
+	// "work" has mode 0, so that deleting it in the general way takes two goes.
+	for _, d := range []string{"work/work", "work/incompat/volatile", "work/incompat", "work", "upper", ""} {
+		err = unix.Rmdir(filepath.Join(dir, d))
+	}
+	if err == nil {
+		return nil
+	}
 	return e.removeTree(dir)
+}
+
+// sweep takes away a directory that a killed moss left without a record.
+func (e *Engine) sweep(id string) {
+	lock, err := lockDir(e.dir(id))
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	if _, err := e.load(id); errors.Is(err, fs.ErrNotExist) {
+		e.removeTree(e.dir(id))
+	}
 }
 
 // Remove deletes a container that does not run; with force it is killed first.

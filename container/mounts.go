@@ -29,21 +29,7 @@ func (e *Engine) mounts(c *container, s *namespaces.Spec, view overlay.View) err
 		}
 		s.Mounts = append(s.Mounts, out)
 	}
-	files, err := e.etcFiles(c, s)
-	if err != nil {
-		return err
-	}
-	taken := func(target string) bool {
-		return slices.ContainsFunc(s.Mounts, func(m namespaces.Mount) bool {
-			return m.Target == target || m.Target == filepath.Dir(target)
-		})
-	}
-	for _, f := range files {
-		if !taken(f.Target) {
-			s.Mounts = append(s.Mounts, f)
-		}
-	}
-	return nil
+	return etcFiles(c, s)
 }
 
 func (e *Engine) mount(c *container, m *Mount, i int, s *namespaces.Spec, view overlay.View) (namespaces.Mount, error) {
@@ -183,31 +169,27 @@ func (e *Engine) volume(c *container, m *Mount, i int, s *namespaces.Spec, view 
 	return data, nil
 }
 
-// etcFiles writes the files of /etc that depend on the container rather than
-// on the image, and returns their mounts.
-func (e *Engine) etcFiles(c *container, s *namespaces.Spec) ([]namespaces.Mount, error) {
+// etcFiles adds the files of /etc that depend on the container rather than on
+// the image, unless something else is mounted in their place.
+func etcFiles(c *container, s *namespaces.Spec) error {
 	hosts, err := hostsFile(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	resolv, err := resolvConf(c.Options)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var mounts []namespaces.Mount
-	for _, f := range []struct{ name, content string }{
-		{"resolv.conf", resolv}, {"hostname", c.Process.Hostname + "\n"}, {"hosts", hosts},
+	for _, f := range []namespaces.File{
+		{Target: "/etc/resolv.conf", Content: resolv},
+		{Target: "/etc/hostname", Content: c.Process.Hostname + "\n"},
+		{Target: "/etc/hosts", Content: hosts},
 	} {
-		path := filepath.Join(e.dir(c.ID), f.name)
-		if err := os.WriteFile(path, []byte(f.content), 0o644); err != nil {
-			return nil, err
+		if !slices.ContainsFunc(s.Mounts, func(m namespaces.Mount) bool { return m.Target == f.Target || m.Target == "/etc" }) {
+			s.Files = append(s.Files, f)
 		}
-		if err := chownToRoot(path, s.ContainerMap()); err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, namespaces.Mount{Type: "bind", Source: path, Target: "/etc/" + f.name, File: true, NonRecursive: true})
 	}
-	return mounts, nil
+	return nil
 }
 
 // hostsFile is hosts(5). On the host's network the host's names hold too.

@@ -76,7 +76,7 @@ var (
 // save writes r atomically. It is not synced: after a power cut the container
 // is not running anyway, and its record is whole or absent.
 func (e *Engine) save(r *Record) error {
-	b, err := json.MarshalIndent(r, "", "  ")
+	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,8 @@ func (e *Engine) List() ([]*Record, error) {
 		}
 		r, err := e.load(entry.Name())
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // being made, or being removed
+			e.sweep(entry.Name()) // unless it is being made or removed
+			continue
 		}
 		if err != nil {
 			return nil, err

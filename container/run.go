@@ -39,8 +39,8 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 	// [run 5/9] the start.
 	if err := e.start(c); err != nil {
 		c.Status, c.ExitCode, c.Error, c.FinishedAt = Created, statusOf(err), err.Error(), time.Now()
-		if saveErr := e.save(c.Record); saveErr != nil {
-			err = errors.Join(err, saveErr)
+		if !c.Options.Remove {
+			err = errors.Join(err, e.save(c.Record))
 		}
 		return 0, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}
@@ -88,7 +88,7 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 		return e.builtin(ctx)
 	}
 	if o.Pull != "always" {
-		img, err := e.Store.Find(o.Image)
+		img, err := e.lookUp(o.Image)
 		switch {
 		case err == nil && (o.Platform == nil || img.Config.Platform().Fits(*o.Platform)):
 			return img, nil
@@ -107,6 +107,17 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 		return nil, err
 	}
 	return r.Image, nil
+}
+
+// lookUp finds an image in the store. A complete name is one file to open; only
+// ids and everything else that Find understands take a look at all names.
+func (e *Engine) lookUp(name string) (*image.Image, error) {
+	if ref, err := oci.ParseReference(name); err == nil {
+		if img, err := e.Store.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
+			return img, err
+		}
+	}
+	return e.Store.Find(name)
 }
 
 // wait passes signals on until the container's init has ended.

@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -101,7 +102,7 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 	s := &namespaces.Spec{
 		UserNS: ns, Map: m,
 		HostNetwork: o.Network != "none", Hostname: c.Process.Hostname,
-		Base: filepath.Join(e.root, "layers", "l"), MountPoint: "../../containers/" + c.ID + "/root",
+		Base: filepath.Join(e.root, "layers", "l"), MountPoint: "../../skeleton",
 		ReadOnly: o.ReadOnly, Devices: namespaces.DefaultDevices, ShmSize: o.ShmSize,
 		UID: who.uid, GID: who.gid, Groups: who.groups, Caps: namespaces.DefaultCapabilities,
 		WorkingDir: c.Process.WorkingDir, Argv: c.Process.Argv(), Env: c.Process.Env,
@@ -116,6 +117,9 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 			return nil, err
 		}
 		s.InitBinary = exe
+	}
+	if err := e.skeleton(m); err != nil {
+		return nil, err
 	}
 	if err := e.rootDirs(c, m, s, view); err != nil {
 		return nil, err
@@ -137,48 +141,95 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 }
 
 // rootDirs makes the directories the root is put together from.
-func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, view overlay.View) error {
-	dir := e.dir(c.ID)
-	if err := os.Mkdir(filepath.Join(dir, "root"), 0o755); err != nil {
-		return err
-	}
-	if c.Options.Rootfs != "" {
-		if c.Options.Rootfs != "/" {
-			s.Bind = c.Options.Rootfs
-			return nil
-		}
-		var err error
+func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, view overlay.View) (err error) {
+	switch {
+	case c.Options.Rootfs == "/":
 		s.HostTree, err = hostTree()
 		return err
+	case c.Options.Rootfs != "":
+		s.Bind = c.Options.Rootfs
+		return nil
+	}
+	lower := []string{"../../skeleton"}
+	for _, l := range c.layers[len(c.layers)-len(view):] {
+		lower = append(lower, l.Short)
 	}
 	perm := os.FileMode(0o755)
-	var short []string
-	for _, l := range c.layers[len(c.layers)-len(view):] {
-		short = append(short, l.Short)
-	}
-	if len(short) > 0 {
+	if len(view) > 0 {
 		// The merged root shows the upper directory's mode, not the image's.
 		if info, err := os.Stat(view[len(view)-1]); err == nil {
 			perm = info.Mode().Perm()
 		}
-	} else {
-		short = []string{"../../containers/" + c.ID + "/root"} // an image without layers: stack on an empty directory
 	}
-	for name, perm := range map[string]os.FileMode{"upper": perm, "work": 0o755} {
-		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); err != nil {
+	for _, d := range []struct {
+		name string
+		perm os.FileMode
+	}{{"upper", perm}, {"work", 0o755}} {
+		if err := makeDir(filepath.Join(e.dir(c.ID), d.name), d.perm, m); err != nil {
+			return err
+		}
+	}
+	s.Overlay, err = overlay.Options(lower, "../../containers/"+c.ID+"/upper", "../../containers/"+c.ID+"/work")
+	if c.Options.Remove {
+		// Unmounting an overlay syncs the whole file system its upper layer is
+		// on, milliseconds or seconds of other people's writes; what is about
+		// to be deleted need not be kept (overlayfs.rst, "Volatile mount").
+		s.Overlay += ",volatile"
+	}
+	return err
+}
+
+// skeleton makes the layer below all layers, once per store: the directories
+// and files that every container has something mounted on. An image that has
+// them hides it, one that lacks them needs no copy made in the upper layer of
+// each container, where they would look like changes. Docker lays the same on
+// top of an image and calls it the init layer.
+func (e *Engine) skeleton(m namespaces.IDMap) error {
+	dir := filepath.Join(e.root, "skeleton")
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	temp, err := os.MkdirTemp(e.root, ".skeleton-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	for _, d := range []string{"", "dev", "etc", "proc", "sys"} {
+		if err := makeDir(filepath.Join(temp, d), 0o755, m); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	for _, f := range []string{"hostname", "hosts", "resolv.conf"} {
+		path := filepath.Join(temp, "etc", f)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			return err
 		}
 		if err := chownToRoot(path, m); err != nil {
 			return err
 		}
-		if err := os.Chmod(path, perm); err != nil {
-			return err
-		}
 	}
-	var err error
-	s.Overlay, err = overlay.Options(short, "../../containers/"+c.ID+"/upper", "../../containers/"+c.ID+"/work")
-	return err
+	if err := chownToRoot(temp, m); err != nil {
+		return err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
+// makeDir makes a directory that belongs to the container's root and has
+// exactly this mode, whatever the umask.
+func makeDir(path string, perm os.FileMode, m namespaces.IDMap) error {
+	if err := os.Mkdir(path, perm); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, perm); err != nil {
+		return err
+	}
+	return chownToRoot(path, m)
 }
 
 // chownToRoot gives path to the container's root where that is not the caller.

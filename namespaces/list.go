@@ -32,6 +32,7 @@ type Spec struct {
 	ReadOnly   bool
 
 	Mounts      []Mount
+	Files       []File   // each a file of the container's own, in memory
 	Devices     []string // host device nodes that appear under the same name
 	Masked      []MaskedPath
 	ReadOnlyDir []string // paths in /proc that stay visible, read-only
@@ -68,6 +69,11 @@ type Mount struct {
 	Propagation  uintptr // MS_SLAVE, MS_SHARED …; 0 is private
 	Flags        uintptr // of a tmpfs
 	Data         string  // of a tmpfs
+}
+
+// File is a small file that exists only for this container.
+type File struct {
+	Target, Content string
 }
 
 // TreeEntry is one entry of a root put together from the host's: a directory,
@@ -161,12 +167,14 @@ func Container(s *Spec) *Program {
 	p.procAndSys(s)
 	p.dev(s)
 	p.mounts(s, sources)
+	p.files(s)
 	p.mask(s)
 	if s.ReadOnly {
 		p.step("Make the root read-only", "", "mount_setattr(2)")
 		p.setReadOnly(atFDCWD(), "/", 0)
 	}
-	p.step("Leave the old root", "", "pivot_root(2)")
+	p.step("Leave the old root", "\".\" from the root is what lies on top of it: the old one", "pivot_root(2)")
+	p.call("chdir", unix.SYS_CHDIR, str("/"))
 	p.call("umount2", unix.SYS_UMOUNT2, str("."), show(unix.MNT_DETACH, "MNT_DETACH"))
 	p.call("chdir", unix.SYS_CHDIR, str("/"))
 
@@ -392,6 +400,33 @@ func (p *Program) mounts(s *Spec, sources []result) {
 		p.setReadOnly(r.arg(), "", unix.AT_EMPTY_PATH)
 		p.touch(initPath)
 		p.moveMount(r, initPath)
+	}
+}
+
+// files writes the container's own files into a file system in memory that has
+// no place in the tree, and shows each where it belongs.
+func (p *Program) files(s *Spec) {
+	if len(s.Files) == 0 {
+		return
+	}
+	p.step("Write the container's own files", "in memory: they are made anew at each start", "resolv.conf(5)", "hosts(5)", "fsopen(2)")
+	fs := p.call("fsopen", unix.SYS_FSOPEN, str("tmpfs"), show(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"))
+	p.call("fsconfig", unix.SYS_FSCONFIG, fs.arg(), show(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
+	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	mnt := p.call("fsmount", unix.SYS_FSMOUNT, fs.arg(), show(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), show(attrs, "nosuid,nodev,noexec"))
+	p.call("fchdir", unix.SYS_FCHDIR, mnt.arg())
+	for _, f := range s.Files {
+		name := path.Base(f.Target)
+		const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
+		fd := p.call("openat", unix.SYS_OPENAT, atFDCWD(), str(name), show(flags, "O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC"), show(0o644, "0644"))
+		p.call("write", unix.SYS_WRITE, fd.arg(), str(f.Content), num(len(f.Content)))
+		p.call("close", unix.SYS_CLOSE, fd.arg())
+		tree := p.openTree(name, false)
+		for _, dir := range parents(f.Target) {
+			p.mkdir(dir, 0o755)
+		}
+		p.touch(f.Target)
+		p.moveMountFollow(tree, f.Target)
 	}
 }
 
