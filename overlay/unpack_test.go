@@ -600,9 +600,19 @@ func TestUnpackAsTarDoes(t *testing.T) {
 }
 
 // Nothing in a tar, well-formed or not, may touch anything but the tree.
+//
+//	go test -run=- -fuzz='FuzzUnpack$' -fuzzminimizetime=10x ./overlay
+//
+// Without the bound on minimizing, go test spends its first minutes on that.
 func FuzzUnpack(f *testing.F) {
-	for _, layer := range testimage.Hazards()[1:] {
-		f.Add(layer)
+	// On a memory file system when there is one: thousands of trees come and go.
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() && os.Getenv("TMPDIR") == "" {
+		f.Setenv("TMPDIR", "/dev/shm")
+	}
+	for _, layer := range testimage.Hazards() {
+		if len(layer) < 100<<10 { // mutating megabytes is slow and finds little
+			f.Add(layer)
+		}
 	}
 	f.Add(testimage.NewBuilder().Symlink("a", "../outside").File("a/secret", 0o644, "x").Link("b", "a/secret").Whiteout("a/x").Opaque("a").Tar())
 	f.Add(testimage.NewBuilder().Symlink("a", "/").File("a/../../x", 0o644, "x").Dir("a", 0).Symlink("a", "b").Symlink("b", "..").File("a/b", 0o777, "").Tar())
@@ -637,5 +647,63 @@ func FuzzUnpack(f *testing.F) {
 		v := View{a.dir}
 		v.ReadDir("/")
 		v.ReadFile("/etc/passwd", 1000)
+	})
+}
+
+// FuzzUnpackEntries is FuzzUnpack with the tar's form left alone: each three
+// bytes are an entry, its name and its target, out of names made to collide.
+func FuzzUnpackEntries(f *testing.F) {
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() && os.Getenv("TMPDIR") == "" {
+		f.Setenv("TMPDIR", "/dev/shm")
+	}
+	names := []string{"a", "b", "a/b", "a/b/c", "b/a", "a/../b", "..", "../x", "/.", ".", "../outside", "../outside/secret", "/etc", "/etc/passwd",
+		"a/passwd", "a/secret", "a/x", "b/x", "b/../../x", "a/./b", "/a/b/../c", "c", "c/a", "../tree/a"}
+	f.Add([]byte{2, 0, 10, 0, 15, 0, 3, 1, 15, 4, 0, 0, 5, 0, 0})
+	f.Add([]byte{2, 0, 12, 1, 14, 0, 2, 0, 9, 0, 14, 0, 5, 1, 1})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		l := testimage.NewBuilder()
+		for ; len(ops) >= 3; ops = ops[3:] {
+			name, target := names[int(ops[1])%len(names)], names[int(ops[2])%len(names)]
+			switch ops[0] % 8 {
+			case 0:
+				l.Owned(name, 0o6755, 1, 1, "new")
+			case 1:
+				l.Entry(tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: int64(ops[2]) << 1, Uid: int(ops[2] % 2)}, "")
+			case 2:
+				l.Symlink(name, target)
+			case 3:
+				l.Link(name, target)
+			case 4:
+				l.Whiteout(name)
+			case 5:
+				l.Opaque(name)
+			case 6:
+				l.Entry(tar.Header{Name: name, Typeflag: tar.TypeFifo, Mode: 0o666}, "")
+			case 7:
+				l.Entry(tar.Header{Name: name, Typeflag: tar.TypeChar, Devmajor: int64(ops[2] % 2)}, "")
+			}
+		}
+		a := newArena(t)
+		fixups, err := a.unpack(l.Tar(), UnpackOptions{})
+		if err != nil {
+			return
+		}
+		openUp(a.dir)
+		for _, fix := range fixups {
+			// Reached without following anything.
+			if _, err := os.Lstat(filepath.Join(a.dir, fix.Path)); err != nil {
+				t.Fatalf("fixup %q: %v", fix.Path, err)
+			}
+			if real, err := filepath.EvalSymlinks(filepath.Join(a.dir, filepath.Dir(fix.Path))); err != nil || real != filepath.Join(a.dir, filepath.Dir(fix.Path)) {
+				t.Fatalf("fixup %q is below a symlink: %q, %v", fix.Path, real, err)
+			}
+		}
+		// No name of removeTree's is left.
+		for _, line := range a.list() {
+			if strings.HasPrefix(line, metaPrefix) {
+				t.Fatalf("left behind: %s", line)
+			}
+		}
+		View{a.dir}.ReadDir("/")
 	})
 }
