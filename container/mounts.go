@@ -37,6 +37,9 @@ func (e *Engine) mount(c *container, m *Mount, i int, s *namespaces.Spec, view o
 	if out.Target == "/" {
 		return out, &fail.Error{Op: "mounting on", On: "/", Err: errors.New("the root is the image's"), Try: "--rootfs DIR takes a directory as root"}
 	}
+	if out.Target == "/proc" || strings.HasPrefix(out.Target, "/proc/") {
+		return out, &fail.Error{Op: "mounting on", On: out.Target, Err: errors.New("/proc is the kernel's"), Try: "another place inside, such as /host" + out.Target}
+	}
 	var err error
 	if out.Propagation, err = propagation(m.Propagation); err != nil {
 		return out, err

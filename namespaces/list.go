@@ -3,6 +3,7 @@ package namespaces
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -129,6 +130,10 @@ var (
 // execve comes last.
 func Container(s *Spec) *Program {
 	p := new(Program)
+	p.flags = unix.CLONE_VM | unix.CLONE_VFORK
+	if s.UserNS == nil {
+		p.flags |= unix.CLONE_NEWUSER | s.cloneFlags()
+	}
 
 	// [run 7/9] the list: who am I. A user namespace makes the caller root of
 	// everything that is created after it, and of nothing else.
@@ -155,7 +160,6 @@ func Container(s *Spec) *Program {
 		p.step("Start from the store", "short relative names keep the list of layers below the 4096 bytes mount(2) reads", "mount(2)")
 		p.call("chdir", unix.SYS_CHDIR, str(s.Base))
 	}
-
 	p.step("Keep mounts from spreading", "what is mounted from here on is nobody else's", "mount_namespaces(7)")
 	p.mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 
@@ -164,10 +168,13 @@ func Container(s *Spec) *Program {
 		sources = p.openSources(s)
 	}
 	p.root(s)
-	p.procAndSys(s)
+	p.sys(s)
 	p.dev(s)
 	p.mounts(s, sources)
 	p.files(s)
+	p.proc()
+	p.step("Let go of what moss has open", "a descriptor of a host directory, reached through /proc/self/fd, would be a way out (CVE-2024-21626)", "close_range(2)")
+	p.closeAllBut(s.keep())
 	p.mask(s)
 	if s.ReadOnly {
 		p.step("Make the root read-only", "", "mount_setattr(2)")
@@ -188,14 +195,10 @@ func Container(s *Spec) *Program {
 	return p
 }
 
-// Start starts the container that s describes and returns when its program
-// has been executed.
-func Start(s *Spec, p *Program) (pid int, err error) {
-	flags := uintptr(unix.SIGCHLD) | unix.CLONE_VM | unix.CLONE_VFORK
-	if s.UserNS == nil {
-		flags |= unix.CLONE_NEWUSER | s.cloneFlags()
-	}
-	pid, _, err = p.start(flags)
+// Start has a child walk the list that Container wrote, and returns when the
+// payload has been executed.
+func Start(p *Program) (pid int, err error) {
+	pid, _, err = p.start(p.flags | uintptr(unix.SIGCHLD))
 	return pid, err
 }
 
@@ -217,18 +220,31 @@ func (p *Program) openSources(s *Spec) (sources []result) {
 		"it is put in place once the host's tree is gone", "open_tree(2)")
 	if s.HostNetwork {
 		// A new sysfs takes a network namespace of one's own.
-		sources = append(sources, p.openTree("/sys", true))
+		r := p.openTree("/sys", true)
+		const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+		p.setattr(r.arg(), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attrs}, "rdonly,nosuid,nodev,noexec")
+		sources = append(sources, r)
 	}
 	for _, d := range s.Devices {
 		sources = append(sources, p.openTree(d, false))
 	}
 	for _, m := range s.Mounts {
 		if m.Type == "bind" {
-			sources = append(sources, p.openTree(m.Source, !m.NonRecursive))
+			r := p.openTree(m.Source, !m.NonRecursive)
+			if m.ReadOnly {
+				flags := unix.AT_EMPTY_PATH
+				if !m.NonRecursive {
+					flags |= unix.AT_RECURSIVE
+				}
+				p.setReadOnly(r.arg(), "", flags)
+			}
+			sources = append(sources, r)
 		}
 	}
 	if s.InitBinary != "" {
-		sources = append(sources, p.openTree(s.InitBinary, false))
+		r := p.openTree(s.InitBinary, false)
+		p.setReadOnly(r.arg(), "", unix.AT_EMPTY_PATH) // or the container could write to moss itself (CVE-2019-5736)
+		sources = append(sources, r)
 	}
 	return sources
 }
@@ -298,22 +314,28 @@ func (p *Program) real(dir string) {
 	p.call("openat", unix.SYS_OPENAT, atFDCWD(), str(dir), show(flags, "O_PATH|O_DIRECTORY|O_NOFOLLOW|O_CLOEXEC"))
 }
 
-func (p *Program) procAndSys(s *Spec) {
-	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	p.step("Mount /proc and /sys", "they show the namespaces of whoever mounts them: our processes, our network", "proc(5)", "sysfs(5)", "pid_namespaces(7)")
-	p.real("/proc")
-	p.mount("proc", "/proc", "proc", quiet, "")
+// quiet are the flags of file systems that hold no programs.
+const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+func (p *Program) sys(s *Spec) {
+	p.step("Mount /sys", "it shows the network namespace of whoever mounts it", "sysfs(5)")
 	p.real("/sys")
 	if s.HostNetwork {
-		// put in place by mounts, which has its descriptor
-		return
+		return // put in place by mounts, which has its descriptor
 	}
 	p.mount("sysfs", "/sys", "sysfs", quiet|unix.MS_RDONLY, "")
 	p.cgroupfs()
 }
 
+// proc comes after everything that follows paths of the image: its magic links
+// (/proc/self/fd, /proc/self/cwd) lead out of any root.
+func (p *Program) proc() {
+	p.step("Mount /proc", "it shows the processes of the PID namespace of whoever mounts it", "proc(5)", "pid_namespaces(7)")
+	p.real("/proc")
+	p.mount("proc", "/proc", "proc", quiet, "")
+}
+
 func (p *Program) cgroupfs() {
-	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	p.step("Mount the control groups", "a cgroup namespace shows its own group as the root; where there is no cgroup v2 the directory stays as it is", "cgroup_namespaces(7)")
 	p.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", quiet|unix.MS_RDONLY, "")
 	p.optional()
@@ -336,9 +358,9 @@ func (p *Program) dev(s *Spec) {
 	}
 	p.mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, data)
 	p.mkdir("/dev/shm", 0o1777)
-	p.mount("shm", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=1777,size=%d", s.ShmSize))
+	p.mount("shm", "/dev/shm", "tmpfs", quiet, fmt.Sprintf("mode=1777,size=%d", s.ShmSize))
 	p.mkdir("/dev/mqueue", 0o1777)
-	p.mount("mqueue", "/dev/mqueue", "mqueue", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	p.mount("mqueue", "/dev/mqueue", "mqueue", quiet, "")
 }
 
 // mounts puts the sources in place, in the order openSources opened them.
@@ -349,10 +371,7 @@ func (p *Program) mounts(s *Spec, sources []result) {
 	}
 	if s.HostNetwork {
 		p.step("Show the host's /sys, read-only", "it belongs to the network namespace, and that is the host's", "sysfs(5)")
-		r := next()
-		const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-		p.setattr(r.arg(), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attrs}, "rdonly,nosuid,nodev,noexec")
-		p.moveMount(r, "/sys")
+		p.moveMount(next(), "/sys")
 		p.cgroupfs()
 	}
 	if len(s.Devices) > 0 {
@@ -382,24 +401,15 @@ func (p *Program) mounts(s *Spec, sources []result) {
 		} else {
 			p.mkdir(m.Target, 0o755)
 		}
-		if m.ReadOnly {
-			flags := unix.AT_EMPTY_PATH
-			if !m.NonRecursive {
-				flags |= unix.AT_RECURSIVE
-			}
-			p.setReadOnly(r.arg(), "", flags)
-		}
 		p.moveMountFollow(r, m.Target)
 		if m.Propagation != 0 {
 			p.mount("none", m.Target, "", m.Propagation, "")
 		}
 	}
 	if s.InitBinary != "" {
-		p.step("Put the init in place", "read-only, or the container could write to moss itself (CVE-2019-5736)", "move_mount(2)")
-		r := next()
-		p.setReadOnly(r.arg(), "", unix.AT_EMPTY_PATH)
+		p.step("Put the init in place", "it is moss itself, read-only", "move_mount(2)")
 		p.touch(initPath)
-		p.moveMount(r, initPath)
+		p.moveMount(next(), initPath)
 	}
 }
 
@@ -580,7 +590,7 @@ func (p *Program) exec(s *Spec) {
 		"the write fails if that happened already", "PR_SET_PDEATHSIG(2const)")
 	p.call("prctl", unix.SYS_PRCTL, show(unix.PR_SET_PDEATHSIG, "PR_SET_PDEATHSIG"), show(uintptr(unix.SIGKILL), "SIGKILL"))
 	p.call("write", unix.SYS_WRITE, num(s.Alive), str("."), num(1))
-	p.step("Leave no descriptor open", "one that leads to the host would be a way out (CVE-2024-21626)", "close_range(2)")
+	p.step("Leave no descriptor open", "", "close_range(2)")
 	p.call("close_range", unix.SYS_CLOSE_RANGE, num(3), show(^uintptr(0)>>32, "~0U"), show(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	p.resetSignals()
 	p.step("Execute the program", "it takes this process over: same pid (1), same namespaces, another program. "+
@@ -600,6 +610,27 @@ func (p *Program) exec(s *Spec) {
 // InitName is what the init of --init is called in its own argv; main looks
 // for it.
 const InitName = "moss-init"
+
+// keep are the descriptors that are needed until execve.
+func (s *Spec) keep() []int {
+	if s.Terminal != nil {
+		return []int{s.Terminal.Socket, s.Alive}
+	}
+	return []int{s.Stdio[0], s.Stdio[1], s.Stdio[2], s.Alive}
+}
+
+// closeAllBut closes every other descriptor.
+func (p *Program) closeAllBut(keep []int) {
+	slices.Sort(keep)
+	first := 0
+	for _, fd := range keep {
+		if fd > first {
+			p.call("close_range", unix.SYS_CLOSE_RANGE, num(first), num(fd-1), num(0))
+		}
+		first = max(first, fd+1)
+	}
+	p.call("close_range", unix.SYS_CLOSE_RANGE, num(first), show(^uintptr(0)>>32, "~0U"), num(0))
+}
 
 // The calls that many steps share.
 

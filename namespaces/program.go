@@ -29,6 +29,7 @@ import (
 
 // Program is a list of steps for a child that cannot run Go.
 type Program struct {
+	flags uintptr // of the clone(2) that makes the child
 	steps []step
 	calls []call
 }
@@ -158,6 +159,9 @@ func (p *Program) Explain(n *explain.Narrator) {
 	if !n.On() {
 		return
 	}
+	n.Step(explain.Step{What: "Create the child", Call: "clone(" + cloneNames(p.flags) + "|SIGCHLD)",
+		Why: "each CLONE_NEW flag is a world of its own; CLONE_VFORK lends the child our memory until it executes, so nothing is copied",
+		See: []string{"clone(2)", "namespaces(7)", "namespaces/program.go#Program"}})
 	for i, s := range p.steps {
 		end := len(p.calls)
 		if i+1 < len(p.steps) {

@@ -48,7 +48,7 @@ func run(t *testing.T, change func(*Spec)) (string, unix.WaitStatus, error) {
 	if s.Candidates == nil {
 		s.Candidates = []string{s.Argv[0]}
 	}
-	pid, err := Start(s, Container(s))
+	pid, err := Start(Container(s))
 	unix.Close(out[1])
 	f := os.NewFile(uintptr(out[0]), "out")
 	defer f.Close()
