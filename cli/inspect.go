@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"slices"
 
 	"github.com/spf13/pflag"
@@ -178,16 +179,15 @@ func (o *inspectOptions) print(objects []any) error {
 
 // executeOn runs the template on the Go value and, when that has no such
 // field, on what its JSON says, as docker does.
-func executeOn(w *bytes.Buffer, format string, object any) error {
+func executeOn(w io.Writer, format string, object any) error {
 	tmpl, err := parseTemplate(unescape(format))
 	if err != nil {
 		return err
 	}
 	var b bytes.Buffer
-	typedErr := tmpl.Execute(&b, object)
-	if typedErr == nil {
-		w.Write(b.Bytes())
-		return nil
+	if tmpl.Execute(&b, object) == nil {
+		_, err := w.Write(b.Bytes())
+		return err
 	}
 	raw, err := marshal(object, "")
 	if err != nil {
@@ -208,6 +208,6 @@ func executeOn(w *bytes.Buffer, format string, object any) error {
 		slices.Sort(known)
 		return templateError(err, known)
 	}
-	w.Write(b.Bytes())
-	return nil
+	_, err = w.Write(b.Bytes())
+	return err
 }

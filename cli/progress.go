@@ -34,6 +34,8 @@ type progress struct {
 	tty    bool
 	layers []*layerProgress
 	left   *atomic.Int32 // layers not yet finished
+	bytes  int64         // of all layers, so far
+	sum    int64         // of all layers, in the end
 
 	bars  *mpb.Progress
 	total *mpb.Bar
@@ -78,18 +80,18 @@ func (p *progress) Start(ref oci.Reference, layers []oci.Descriptor) {
 	// Not nil any more: a second source does not repeat the first line.
 	p.layers, p.left = make([]*layerProgress, len(layers)), new(atomic.Int32)
 	p.left.Store(int32(len(layers)))
-	var sum int64
+	p.bytes, p.sum = 0, 0
 	for i, d := range layers {
 		p.layers[i] = &layerProgress{short: d.Digest.Short(), size: d.Size}
 		p.layers[i].state.Store(notBegun)
-		sum += d.Size
+		p.sum += d.Size
 	}
 	if p.tty && len(layers) > 0 {
-		p.drawBars(sum)
+		p.drawBars()
 	}
 }
 
-func (p *progress) drawBars(sum int64) {
+func (p *progress) drawBars() {
 	p.bars = mpb.New(mpb.WithOutput(p.w), mpb.WithWidth(40), mpb.WithRefreshRate(80*time.Millisecond))
 	for _, l := range p.layers {
 		l.bar = p.bars.AddBar(l.size,
@@ -102,7 +104,7 @@ func (p *progress) drawBars(sum int64) {
 		)
 	}
 	all, left := len(p.layers), p.left
-	p.total = p.bars.AddBar(sum,
+	p.total = p.bars.AddBar(p.sum,
 		mpb.PrependDecorators(
 			decor.Any(func(decor.Statistics) string {
 				return fmt.Sprintf("%d/%d layers", all-int(left.Load()), all)
@@ -147,7 +149,7 @@ func (p *progress) Layer(i int, s pull.State, bytes int64) {
 		l.done, bytes = true, l.size
 		p.left.Add(-1)
 	}
-	gained := bytes - l.bytes
+	p.bytes += bytes - l.bytes
 	l.bytes = bytes
 	if p.bars == nil {
 		if changed {
@@ -155,13 +157,14 @@ func (p *progress) Layer(i int, s pull.State, bytes int64) {
 		}
 		return
 	}
-	l.bar.SetCurrent(bytes)
-	p.total.IncrInt64(gained)
+	// A bar that reaches its total is frozen: the last byte waits for the end.
+	l.bar.SetCurrent(max(0, min(bytes, l.size-1)))
+	p.total.SetCurrent(max(0, min(p.bytes, p.sum-1)))
 	if l.done {
-		l.bar.SetTotal(-1, true)
+		l.bar.SetTotal(l.size, true)
 	}
 	if p.left.Load() == 0 {
-		p.total.SetTotal(-1, true)
+		p.total.SetTotal(p.sum, true)
 		p.bars.Wait()
 		p.bars, p.total = nil, nil
 	}

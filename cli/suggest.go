@@ -19,7 +19,7 @@ func didYouMean(prefix, typed string, known []string) string {
 func closest(typed string, known []string) string {
 	best, bestEdits := "", max(1, len(strings.TrimLeft(typed, "-"))/3)+1
 	for _, word := range known {
-		if n := editDistance(strings.ToLower(typed), word); n < bestEdits {
+		if n := editDistance(strings.ToLower(typed), strings.ToLower(word)); n < bestEdits {
 			best, bestEdits = word, n
 		}
 	}
