@@ -288,3 +288,22 @@ func TestManyLayersMount(t *testing.T) {
 		t.Errorf("%d names, %v", len(list), err)
 	}
 }
+
+// What View.Trim is for: the kernel merges roots whatever their marks say.
+func TestKernelMergesOpaqueRoots(t *testing.T) {
+	if !inNamespaces(t, 1) {
+		return
+	}
+	trees, _ := unpackAll(t, [][]byte{
+		testimage.NewBuilder().File("below", 0o644, "x").Tar(),
+		testimage.NewBuilder().Opaque(".").File("above", 0o644, "x").Tar(),
+	}, UnpackOptions{})
+	merged := mountOverlay(t, trees)
+	if _, err := os.Lstat(merged + "/below"); err != nil {
+		t.Errorf("this kernel honours an opaque root; View should too: %v", err)
+	}
+	trimmed := mountOverlay(t, View(trees).Trim())
+	if _, err := os.Lstat(trimmed + "/below"); err == nil {
+		t.Error("Trim did not hide the layer below")
+	}
+}

@@ -43,7 +43,8 @@ package overlay
 type UnpackOptions struct {
 	// AllOwners makes Unpack return a Fixup for every entry, not only for those
 	// it could not do itself: for callers that are not the owner the layer's
-	// root should get.
+	// root should get, such as real root. Apply must follow: until then regular
+	// files have neither setuid nor setgid.
 	AllOwners bool
 
 	// Note, when set, is told what was left out, one sentence for each kind of

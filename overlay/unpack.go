@@ -300,6 +300,11 @@ func (u *unpacker) regular(parent *node, name, p string, hdr *tar.Header) error 
 	}
 	u.left -= hdr.Size
 	mode := perm(hdr)
+	if u.o.AllOwners {
+		// The owner so far is the caller, perhaps real root: a setuid program
+		// of the image's must not be his for even a moment.
+		mode &^= unix.S_ISUID | unix.S_ISGID
+	}
 	create := mode & 0o777
 	attrs := u.userXattrs(p, hdr)
 	if len(attrs) > 0 {

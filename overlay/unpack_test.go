@@ -355,7 +355,11 @@ func TestUnpackFixups(t *testing.T) {
 	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
 		t.Errorf("got\n%s\nwant\n%s", g, w)
 	}
-	all, err := newArena(t).unpack(layer, UnpackOptions{AllOwners: true})
+	b := newArena(t)
+	all, err := b.unpack(layer, UnpackOptions{AllOwners: true})
+	if st, err := os.Lstat(b.dir + "/user"); err != nil || st.Mode()&os.ModeSetuid != 0 {
+		t.Errorf("AllOwners: setuid before its owner is right: %v, %v", st.Mode(), err)
+	}
 	if err != nil || len(all) != 9 {
 		t.Errorf("AllOwners: %d fixups, %v; want 9", len(all), err)
 	}
@@ -706,4 +710,57 @@ func FuzzUnpackEntries(f *testing.F) {
 		}
 		View{a.dir}.ReadDir("/")
 	})
+}
+
+// The umask, a setgid parent and a default ACL are the host's business, not the
+// image's.
+func TestUnpackHostDefaults(t *testing.T) {
+	old := unix.Umask(0o277)
+	defer unix.Umask(old)
+	layer := testimage.NewBuilder().
+		Dir("d", 0o777).Dir("d/e", 0o2755).File("d/e/f", 0o666, "x").File("implied/f", 0o4755, "x").
+		Entry(tar.Header{Name: "p", Typeflag: tar.TypeFifo, Mode: 0o666}, "").Tar()
+	a := func() *arena {
+		defer unix.Umask(unix.Umask(0o022))
+		a := newArena(t)
+		os.Chmod(a.dir, 0o755|os.ModeSetgid)
+		return a
+	}()
+	if _, err := a.unpack(layer, UnpackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := "d dir 777\nd/e dir 2755\nd/e/f file 666 = x\nimplied dir 755\nimplied/f file 4755 = x\np p---------"
+	if got := strings.Join(a.list(), "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	var st unix.Stat_t
+	if unix.Lstat(a.dir+"/p", &st); st.Mode&0o7777 != 0o666 {
+		t.Errorf("the FIFO has mode %o", st.Mode)
+	}
+}
+
+// Layers unpack beside each other, and each in little memory.
+func TestUnpackManyAtOnce(t *testing.T) {
+	layer := testimage.NewBuilder()
+	for i := range 300 {
+		layer.File(fmt.Sprintf("d%d/f%d", i%7, i), 0o644, strings.Repeat("x", i*400))
+	}
+	layer.File("large", 0o644, strings.Repeat("0123456789", 500000))
+	bytesOfLayer := layer.Tar()
+	errs := make(chan error)
+	for range 6 {
+		dir := t.TempDir()
+		go func() {
+			_, err := Unpack(context.Background(), bytes.NewReader(bytesOfLayer), dir, UnpackOptions{})
+			if b, rerr := os.ReadFile(dir + "/large"); err == nil && (rerr != nil || string(b) != strings.Repeat("0123456789", 500000)) {
+				err = fmt.Errorf("large is wrong: %d bytes, %v", len(b), rerr)
+			}
+			errs <- err
+		}()
+	}
+	for range 6 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
 }
