@@ -81,11 +81,10 @@ func TestKilled(t *testing.T) {
 		}
 		return cmd, out
 	}
-	// How long does a whole life take here?
-	begun := time.Now()
+	// The moment of the kill is chosen within the length of a whole life.
 	cmd, out := victim()
 	io.ReadFull(out, make([]byte, len("begun\n")))
-	begun = time.Now()
+	begun := time.Now()
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
