@@ -24,6 +24,8 @@ import (
 // What went wrong, in words. Everything here runs after a failure: it may ask
 // the registry once more, and may not guess.
 
+const webPage = "a registry answers with JSON: this is perhaps a web server, or a proxy's or login page stands before the registry"
+
 // registryWords returns what an error body says ({"errors":[…]},
 // distribution-spec "Error Codes"), cleaned for a terminal.
 func registryWords(body []byte, contentType string) string {
@@ -177,6 +179,8 @@ func (p *puller) statusLesson(ctx context.Context, e *fail.Error, status *status
 	switch {
 	case status.at != status.host:
 		e.Why = status.at + ", where the registry sent us for the blob, does not give it"
+	case status.code == http.StatusNotFound && status.said == "" && strings.HasPrefix(status.resp.Header.Get("Content-Type"), "text/html"):
+		e.Why = webPage
 	case status.code == http.StatusNotFound && manifest:
 		e.Err = fmt.Errorf("%w: %w", ErrNotFound, status)
 		p.missingLesson(ctx, e)
@@ -207,11 +211,8 @@ func (p *puller) statusLesson(ctx context.Context, e *fail.Error, status *status
 			e.Why += ", fewer to those who are not logged in"
 			e.Try = strings.TrimPrefix(e.Try+"; "+login, "; ")
 		}
-	case status.wantsHTTPS:
-		e.Why = "this was a plain http request, and the server speaks https"
-		e.Try = "take insecure = true for it out of registries.conf, or the port out of the name"
 	case status.passing():
-		e.Why = fmt.Sprintf("the registry is in trouble: it said so %d times", maxTries)
+		e.Why = "the registry is in trouble; nothing is wrong with what was asked"
 	}
 }
 

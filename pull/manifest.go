@@ -18,9 +18,7 @@ import (
 
 const maxIndexDepth = 4 // indexes within indexes
 
-var acceptManifest = strings.Join([]string{
-	oci.MediaTypeIndex, oci.MediaTypeManifest, oci.MediaTypeDockerList, oci.MediaTypeDockerManifest,
-}, ", ")
+const acceptManifest = oci.MediaTypeIndex + ", " + oci.MediaTypeManifest + ", " + oci.MediaTypeDockerList + ", " + oci.MediaTypeDockerManifest
 
 // document is a manifest or an index: one of the two is set.
 type document struct {
@@ -47,12 +45,15 @@ func decide(contentType string, body []byte) (document, error) {
 		Config        json.RawMessage `json:"config"`
 		FSLayers      json.RawMessage `json:"fsLayers"`
 	}
-	if err := json.Unmarshal(body, &shape); err != nil {
-		return document{}, fmt.Errorf("not a manifest: %w", err)
-	}
 	said, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		said = ""
+	}
+	if err := json.Unmarshal(body, &shape); err != nil {
+		if said == "text/html" {
+			return document{}, &fail.Error{Op: "read manifest", Err: errors.New("the answer is a web page"), Why: webPage}
+		}
+		return document{}, fmt.Errorf("not a manifest: %w", err)
 	}
 	if shape.SchemaVersion == 1 || shape.FSLayers != nil || strings.HasPrefix(said, "application/vnd.docker.distribution.manifest.v1") {
 		return document{}, &fail.Error{Op: "read manifest", Err: errors.New("image manifest version 2, schema 1, which nobody should run any more"),

@@ -472,7 +472,8 @@ func TestHostileAnswers(t *testing.T) {
 		{"layer too small", "/manifests/", body(oci.MediaTypeManifest, func(m map[string]any) { layer0(m)["size"] = 10 }), "the manifest says 10"},
 		{"layer too big", "/manifests/", body(oci.MediaTypeManifest, func(m map[string]any) { layer0(m)["size"] = 1 << 40 }), "the manifest says 1099511627776"},
 		{"one layer more", "/manifests/", body(oci.MediaTypeManifest, func(m map[string]any) { m["layers"] = append(m["layers"].([]any), layer0(m)) }), "the manifest lists 2 layers, the config 1"},
-		{"not JSON", "/manifests/", testregistry.Body("text/html", []byte("<html>")), "not a manifest"},
+		{"not JSON", "/manifests/", testregistry.Body(oci.MediaTypeManifest, []byte("{")), "not a manifest"},
+		{"web page", "/manifests/", testregistry.Body("text/html; charset=utf-8", []byte("<html>")), "the answer is a web page"},
 		{"other digest header", "/manifests/", testregistry.Answer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Docker-Content-Digest", string(oci.FromBytes([]byte("x"))))
 			w.Header().Set("Content-Type", oci.MediaTypeManifest)
@@ -749,5 +750,34 @@ func TestManyLayers(t *testing.T) {
 	res, err := newMachine(t).pull(t.Context(), store, reg.Host+"/app:1", Options{})
 	if err != nil || len(res.Image.M.Layers) != 130 {
 		t.Fatal(err)
+	}
+}
+
+// BenchmarkBlob is the client alone: what is left of a loopback's speed.
+func BenchmarkBlob(b *testing.B) {
+	reg := testregistry.New(b)
+	data := []byte(noise(64<<20, 11))
+	d := oci.Descriptor{Digest: reg.PutBlob("app", data), Size: int64(len(data))}
+	ref, err := oci.ParseReference(reg.Host + "/app:1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := around().registry(source{ref: ref}, Options{}, &registriesConf{}, func(error) {})
+	defer r.close()
+	buf := make([]byte, 256<<10)
+	b.SetBytes(d.Size)
+	b.ReportAllocs()
+	for b.Loop() {
+		blob, err := r.blob(b.Context(), d, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for err == nil {
+			_, err = blob.Read(buf)
+		}
+		if err != io.EOF {
+			b.Fatal(err)
+		}
+		blob.Close()
 	}
 }

@@ -43,6 +43,7 @@ type registry struct {
 	ref        oci.Reference
 	s          *surroundings
 	explain    *explain.Narrator
+	warn       func(error)
 	client     *http.Client
 	transports *transports
 	unverified bool
@@ -58,7 +59,7 @@ func (s *surroundings) registry(src source, o Options, conf *registriesConf, war
 	if host == oci.DefaultRegistry {
 		host = dockerHubHost
 	}
-	r := &registry{host: host, repo: src.ref.Repository, ref: src.ref, s: s, explain: o.Explain}
+	r := &registry{host: host, repo: src.ref.Repository, ref: src.ref, s: s, explain: o.Explain, warn: warn}
 	r.try, r.unverified = schemes(host, src.insecure, o.TLSVerify)
 	r.transports = &transports{s: s, registry: host, unverified: r.unverified}
 	r.client = &http.Client{Transport: r.transports, CheckRedirect: r.redirect}
@@ -212,6 +213,9 @@ func (r *registry) sendWaiting(req *http.Request, waiting func()) (*http.Respons
 		}
 		if waiting != nil {
 			waiting()
+		}
+		if wait > 10*time.Second { // else silence would look like a hang
+			r.warn(fmt.Errorf("%s: %w; asking again in %v", r.host, err, wait.Round(time.Second)))
 		}
 		r.explain.Step(explain.Step{What: "Wait and ask again", Call: fmt.Sprintf("sleep %v", wait.Round(10*time.Millisecond)), Why: clip(err.Error(), 200)})
 		if err := r.s.sleep(ctx, wait); err != nil {
