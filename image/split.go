@@ -3,10 +3,12 @@ package image
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc64"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -44,7 +46,7 @@ func split(tar io.Reader, dir string) (lossy string, err error) {
 	}
 	w := bufio.NewWriterSize(z, 64<<10)
 	in := &counter{r: tar}
-	p := &packer{enc: json.NewEncoder(w), bodies: map[string]body{}}
+	p := &packer{enc: json.NewEncoder(w), seed: maphash.MakeSeed(), bodies: map[uint64]uint64{}}
 	copied, done, err := asm.NewInputTarStreamWithDone(in, p, &crcPutter{in: in, buf: make([]byte, blockSize)})
 	if err != nil {
 		return "", err
@@ -88,27 +90,30 @@ func notTar(err error) error {
 // that has a name twice. Such layers exist; they unpack and run, and most can
 // even be made again: only contents that were written over are lost.
 type packer struct {
-	enc    *json.Encoder
-	n      int
-	bytes  int64 // that OpenTar would give
-	bodies map[string]body
-	lossy  string
-}
-
-type body struct {
-	size int64
-	crc  string
+	enc   *json.Encoder
+	n     int
+	bytes int64 // that OpenTar would give
+	lossy string
+	// bodies maps the hash of a name to the hash of its contents' size and CRC.
+	// Names themselves would be most of the memory for a layer of a million
+	// files; two names with one hash only make a layer lossy that is not.
+	bodies map[uint64]uint64
+	seed   maphash.Seed
 }
 
 func (p *packer) AddEntry(e storage.Entry) (int, error) {
 	if e.Type == storage.FileType {
 		name := path.Clean("/" + e.GetName())
-		now := body{e.Size, string(e.Payload)}
-		if before, twice := p.bodies[name]; twice && before != now {
+		key := maphash.String(p.seed, name)
+		now := uint64(0)
+		if e.Size > 0 {
+			now = maphash.Bytes(p.seed, binary.LittleEndian.AppendUint64(e.Payload[:len(e.Payload):len(e.Payload)], uint64(e.Size)))
+		}
+		if before, twice := p.bodies[key]; twice && before != now {
 			p.lossy = fmt.Sprintf("the archive has %q twice, with different contents", e.GetName())
 		}
 		if e.Size > 0 {
-			p.bodies[name] = now
+			p.bodies[key] = now
 			if strings.HasPrefix(path.Base(name), ".wh.") {
 				p.lossy = fmt.Sprintf("the whiteout %q has contents", e.GetName())
 			}

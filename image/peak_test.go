@@ -1,0 +1,84 @@
+//go:build !race
+
+package image_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+
+	"moss/image"
+	"moss/oci"
+	"moss/overlay"
+)
+
+const peakEnv = "MOSS_TEST_PEAK"
+
+// filler writes a tar of one file.
+func filler(w io.Writer, name string, mebibytes int) {
+	chunk := bytes.Repeat([]byte(name+" and again 0123456789abcdef\n"), 40_000)[:1<<20]
+	tw := tar.NewWriter(w)
+	tw.WriteHeader(&tar.Header{Name: "big-" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(mebibytes) << 20})
+	for range mebibytes {
+		tw.Write(chunk)
+	}
+	tw.Close()
+}
+
+// Three layers of 100 MB each come in at once in less than 80 MB of memory.
+func TestPeakMemory(t *testing.T) {
+	if os.Getenv(peakEnv) == "" {
+		// In a process of its own: the peak of this one says nothing.
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestPeakMemory$")
+		cmd.Env = append(os.Environ(), peakEnv+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		use := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		t.Logf("peak %d MiB", use.Maxrss>>10)
+		if use.Maxrss > 80<<10 {
+			t.Errorf("peak memory %d MiB, want less than 80", use.Maxrss>>10)
+		}
+		return
+	}
+	s, err := image.Open(t.TempDir()+"/store", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Unpack = func(ctx context.Context, r io.Reader, dir string) ([]string, error) {
+		_, err := overlay.Unpack(ctx, r, dir, overlay.UnpackOptions{})
+		return nil, err
+	}
+	var all sync.WaitGroup
+	for _, name := range strings.Split("abc", "") {
+		all.Go(func() {
+			blob := t.TempDir() + "/blob"
+			f, err := os.Create(blob)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			digest, diffID := sha256.New(), sha256.New()
+			z, _ := gzip.NewWriterLevel(io.MultiWriter(f, digest), 1)
+			filler(io.MultiWriter(z, diffID), name, 100)
+			z.Close()
+			at, _ := f.Seek(0, io.SeekCurrent)
+			f.Close()
+			desc := oci.Descriptor{Digest: oci.FromHash(digest), Size: at}
+			if _, _, err := s.AddLayer(t.Context(), desc, oci.FromHash(diffID), func(context.Context) (io.ReadCloser, error) { return os.Open(blob) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
