@@ -33,6 +33,9 @@ func ReexecMain(args []string) (handled bool, status int) {
 	if len(args) == 0 {
 		return false, 0
 	}
+	if isHello(args) {
+		return true, helloMain(args)
+	}
 	var err error
 	switch filepath.Base(args[0]) {
 	case namespaces.InitName:

@@ -1,0 +1,454 @@
+// Package hello is the program of the built-in image: it prints what it sees
+// of its own container.
+//
+// All it knows it reads, as anybody in there could, from /proc and /sys; what
+// the kernel does not tell by file it tries. A file that is missing makes a
+// sentence shorter and nothing else, so the program also runs in containers
+// that moss did not make.
+package hello
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main prints the report to out and returns the exit status. capNames lists
+// the capabilities of a set, one bit each, as "CAP_CHOWN".
+func Main(args []string, out io.Writer, capNames func(set uint64) []string) int {
+	p := &page{}
+	(&view{fsys: os.DirFS("/"), owns: ownsNamespace, probe: keyctl, capNames: capNames}).report(p)
+	if len(args) > 1 {
+		p.text("", "(This program takes no arguments. Programs to play with are in other images.)")
+	}
+	if _, err := io.WriteString(out, p.String()); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// view is the container as seen from inside.
+type view struct {
+	fsys     fs.FS // the root directory
+	owns     func(namespace string) (own, known bool)
+	probe    func() error // a system call that docker's seccomp profile forbids
+	capNames func(set uint64) []string
+}
+
+func (v *view) report(p *page) {
+	name := v.word("proc/sys/kernel/hostname")
+	if name != "" {
+		name = " Its host name is " + name + "."
+	}
+	p.text("", "Hello! I run in a container that moss made: without root, without a daemon, "+
+		"and for this image without a network."+name+" Here is what I see from inside. "+
+		"To look for yourself, start a shell in any image and type what stands behind \"look:\".")
+	p.gap()
+	v.ids(p)
+	v.namespaces(p)
+	v.files(p)
+	v.network(p)
+	v.limits(p)
+	v.power(p)
+	v.calls(p)
+	p.gap()
+	p.text("Try next", "moss run --rm --explain hello")
+	p.text("", "    every step that made this container, down to the system calls")
+	if v.field("CapEff") == strings.Repeat("0", 16) {
+		p.text("", "moss run --rm --network none hello")
+		p.text("", "    the same with a network of its own, which leads nowhere")
+	} else {
+		p.text("", "moss run --rm --network none --cap-drop all hello")
+		p.text("", "    the same with less: watch \"network\" and \"power\" change")
+	}
+	p.text("", "moss run --rm -it debian bash")
+	p.text("", "    an image from a registry, and a shell to look around in")
+}
+
+// idRange is a line of /proc/self/uid_map: count ids from inside on are those
+// from outside on (user_namespaces(7)).
+type idRange struct{ inside, outside, count int }
+
+func (v *view) ids(p *page) {
+	uid, gid := first(v.field("Uid")), first(v.field("Gid"))
+	who := "uid " + uid + ", gid " + gid
+	if uid == "0" {
+		who = "root (" + who + ")"
+	}
+	var ranges []idRange
+	for line := range strings.Lines(v.read("proc/self/uid_map")) {
+		var r idRange
+		if _, err := fmt.Sscan(line, &r.inside, &r.outside, &r.count); err == nil {
+			ranges = append(ranges, r)
+		}
+	}
+	me, err := strconv.Atoi(uid)
+	text := "I am " + who + " in here."
+	switch {
+	case err != nil:
+		text = "I cannot tell who I am: /proc is missing."
+	case len(ranges) == 1 && ranges[0].count >= 1<<32-1:
+		text += " So I am outside: this is no user namespace of its own."
+	case len(ranges) == 1 && ranges[0].count == 1:
+		text += fmt.Sprintf(" Outside I am you, uid %d, with your rights and no more. That is the only id in here "+
+			"(single-id mode): there are no other users, and a chown is accepted without effect. \"moss info\" says what more ids take.", ranges[0].outside)
+	case len(ranges) > 0:
+		for _, r := range ranges {
+			if me >= r.inside && me-r.inside < r.count {
+				text += fmt.Sprintf(" Outside I am %suid %d, with its rights and no more.", you(r), r.outside+me-r.inside)
+			}
+		}
+		more, outside := 0, ""
+		for _, r := range ranges {
+			if r.count > 1 {
+				more += r.count
+				outside = fmt.Sprintf("%d to %d", r.outside, r.outside+r.count-1)
+			}
+		}
+		if ranges[0].count > 1 {
+			text += fmt.Sprintf(" All %d ids in here are ids outside that nobody has (%s): root of the container is not root of the host.", more, outside)
+		} else {
+			text += fmt.Sprintf(" There are %d more ids for other users in here. Outside they are %s, which /etc/subuid lends you.", more, outside)
+		}
+	}
+	p.text("who", text)
+	p.look("cat /proc/self/uid_map", "docs/ids.md")
+}
+
+// you names the caller's own id, which is mapped alone.
+func you(r idRange) string {
+	if r.count == 1 {
+		return "you, "
+	}
+	return ""
+}
+
+func (v *view) namespaces(p *page) {
+	var mine, shared []string
+	for _, name := range [...]string{"user", "mnt", "pid", "ipc", "uts", "cgroup", "net", "time"} {
+		link, err := fs.ReadLink(v.fsys, "proc/self/ns/"+name)
+		if err != nil {
+			continue
+		}
+		own, known := v.owns(name)
+		switch {
+		case !known:
+		case own:
+			mine = append(mine, link)
+		default:
+			shared = append(shared, link)
+		}
+	}
+	pid := v.field("Pid")
+	text := "I am process " + pid
+	if pid == "1" {
+		text += ", the first of a PID namespace. Outside I have another number; when I end, all in here ends"
+	}
+	p.text("namespaces", text+".")
+	if len(mine) > 0 {
+		p.text("", "mine: "+strings.Join(mine, " "))
+	}
+	if len(shared) > 0 {
+		p.text("", "shared with the host: "+strings.Join(shared, " "))
+	}
+	p.look("ls -l /proc/self/ns; echo $$", "man 7 namespaces")
+}
+
+// mount is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type mount struct {
+	root, point, fsType string
+	options, super      []string
+}
+
+func (v *view) mounts() (all []mount) {
+	for line := range strings.Lines(v.read("proc/self/mountinfo")) {
+		front, back, _ := strings.Cut(line, " - ")
+		f, b := strings.Fields(front), strings.Fields(back)
+		if len(f) < 6 || len(b) < 3 {
+			continue
+		}
+		all = append(all, mount{f[3], f[4], b[0], strings.Split(f[5], ","), strings.Split(b[2], ",")})
+	}
+	return all
+}
+
+func (v *view) files(p *page) {
+	all := v.mounts()
+	hidden, readOnly, lower := 0, 0, 0
+	var root mount
+	for _, m := range all {
+		below := strings.HasPrefix(m.point, "/proc/") || strings.HasPrefix(m.point, "/sys/")
+		switch {
+		case m.point == "/":
+			root = m
+		case below && (m.fsType == "tmpfs" && slices.Contains(m.options, "ro") || path.Base(m.root) == "null"):
+			hidden++
+		case below && m.fsType == "proc" && slices.Contains(m.options, "ro"):
+			readOnly++
+		}
+	}
+	upper := false
+	for _, o := range root.super {
+		key, value, _ := strings.Cut(o, "=")
+		switch key {
+		case "lowerdir":
+			lower += len(strings.Split(strings.ReplaceAll(value, "::", ":"), ":"))
+		case "lowerdir+":
+			lower++
+		case "upperdir":
+			upper = true
+		}
+	}
+	var text string
+	switch {
+	case root.fsType == "":
+		text = "I cannot see my mounts."
+	case root.fsType != "overlay":
+		text = "My root is a directory on " + root.fsType + ", not a stack of layers."
+	default:
+		text = "My root is an overlay of " + plural(lower, "layer") + ", which no container can change"
+		switch {
+		case slices.Contains(root.options, "ro"):
+			text += ". Nothing can be written: it is mounted read-only."
+		case upper:
+			text += ", and a layer of mine on top, where all that I write goes."
+		default:
+			text += "."
+		}
+	}
+	if len(all) > 0 {
+		text += fmt.Sprintf(" With /proc, /dev and others there are %d mounts, seen by nobody outside.", len(all))
+	}
+	if hidden+readOnly > 0 {
+		text += fmt.Sprintf(" %d of them hide, and %d protect from writing, what the kernel has only once for all.", hidden, readOnly)
+	}
+	p.text("files", text)
+	p.look("cat /proc/self/mountinfo", "docs/ARCHITECTURE.md")
+}
+
+func (v *view) network(p *page) {
+	var names []string
+	for line := range strings.Lines(v.read("proc/self/net/dev")) {
+		if name, _, ok := strings.Cut(line, ":"); ok {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	own, known := v.owns("net")
+	what := strings.Join(names, ", ")
+	var text string
+	switch {
+	case len(names) == 0:
+		text = "I see no interface."
+	case known && own && slices.Equal(names, []string{"lo"}):
+		text = "I have a network of my own with nothing but lo: I can talk to myself."
+	case known && own:
+		text = "I have a network of my own: " + what + "."
+	default:
+		text = "I use the host's network: " + what + ". Ports that I open are open there."
+	}
+	p.text("network", text)
+	p.look("cat /proc/net/dev", "man 7 network_namespaces")
+}
+
+func (v *view) limits(p *page) {
+	var set, none []string
+	visible := false
+	for _, l := range [...]struct {
+		file, name string
+		show       func(string) string
+	}{
+		{"memory.max", "memory", size}, {"pids.max", "processes", first}, {"cpu.max", "CPU", cpus},
+	} {
+		value := v.word("sys/fs/cgroup/" + l.file)
+		visible = visible || value != ""
+		if value == "" || first(value) == "max" {
+			none = append(none, l.name)
+		} else {
+			set = append(set, l.name+" "+l.show(value))
+		}
+	}
+	text := ""
+	if len(set) > 0 {
+		text = "My control group allows me " + strings.Join(set, ", ") + ". "
+	}
+	switch {
+	case !visible && v.word("sys/fs/cgroup/cgroup.controllers") == "":
+		text += "No limit is set on memory, processes or CPU: I see no controllers of cgroup v2 here (\"moss info\" says why). "
+	case len(none) > 0:
+		text += "No limit is set on " + strings.Join(none, ", ") + ". "
+	}
+	for line := range strings.Lines(v.read("proc/self/limits")) {
+		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
+			if f := strings.Fields(rest); len(f) > 1 {
+				text += "I may open up to " + f[1] + " files."
+			}
+		}
+	}
+	p.text("limits", strings.TrimSpace(text))
+	p.look("cat /sys/fs/cgroup/*.max; ulimit -a", "man 7 cgroups")
+}
+
+func (v *view) power(p *page) {
+	set, err := strconv.ParseUint(v.field("CapEff"), 16, 64)
+	last, lastErr := strconv.Atoi(v.word("proc/sys/kernel/cap_last_cap"))
+	if lastErr != nil {
+		last = 40 // since Linux 5.9
+	}
+	n := bits.OnesCount64(set)
+	names := strings.ReplaceAll(strings.Join(v.capNames(set), " "), "CAP_", "")
+	var text string
+	switch {
+	case err != nil:
+		text = "I cannot see my capabilities."
+	case n == 0:
+		text = fmt.Sprintf("Of root's %d powers, the capabilities, I have none.", last+1)
+	case n == last+1:
+		text = fmt.Sprintf("I have all of root's %d powers, the capabilities, over what belongs to this container.", n)
+	default:
+		text = fmt.Sprintf("Of root's %d powers, the capabilities, I kept %d, and they count only for what belongs to this container: %s.", last+1, n, names)
+	}
+	switch v.field("NoNewPrivs") {
+	case "0":
+		text += " A setuid program may still give more, up to these (no_new_privs is off)."
+		if n == 0 {
+			text = strings.Replace(text, "more, up to these", "another id", 1)
+		}
+	case "1":
+		text += " No program that I start can gain more (no_new_privs)."
+	}
+	p.text("power", text)
+	p.look("grep -e Cap -e NoNew /proc/self/status", "man 7 capabilities")
+}
+
+func (v *view) calls(p *page) {
+	filters := v.field("Seccomp_filters") // Linux 5.9
+	var text string
+	switch v.field("Seccomp") {
+	case "2":
+		text = "A seccomp filter"
+		if n, err := strconv.Atoi(filters); err == nil && n > 1 {
+			text = fmt.Sprintf("%d seccomp filters", n)
+		}
+		text += " decides about each of my system calls."
+	case "0":
+		text = "No seccomp filter: I may make every system call."
+	default:
+		text = "I cannot see whether my system calls are filtered."
+	}
+	switch err := v.probe(); {
+	case err == nil:
+		text += " I tried keyctl(2), which the usual filter forbids: it worked."
+	default:
+		text += " I tried keyctl(2), which no container needs: " + err.Error() + "."
+	}
+	p.text("calls", text)
+	p.look("grep Seccomp /proc/self/status", "man 2 seccomp")
+}
+
+// read returns a file's text, "" when there is none.
+func (v *view) read(name string) string {
+	b, _ := fs.ReadFile(v.fsys, name)
+	return string(b)
+}
+
+func (v *view) word(name string) string { return strings.TrimSpace(v.read(name)) }
+
+// field is a line of /proc/self/status (proc_pid_status(5)).
+func (v *view) field(name string) string {
+	for line := range strings.Lines(v.read("proc/self/status")) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+func first(s string) string {
+	if f := strings.Fields(s); len(f) > 0 {
+		return f[0]
+	}
+	return ""
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
+
+// size words bytes in binary units, as memory is counted.
+func size(s string) string {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return s
+	}
+	units := [...]string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.4g %s", f, units[i])
+}
+
+// cpus turns cpu.max, "QUOTA PERIOD" in microseconds, into processors (kernel
+// cgroup-v2.rst, "CPU Interface Files").
+func cpus(s string) string {
+	var quota, period float64
+	if _, err := fmt.Sscan(s, &quota, &period); err != nil || period == 0 {
+		return s
+	}
+	return fmt.Sprintf("%.3g of a processor's time", quota/period)
+}
+
+// ownsNamespace asks the kernel whether the namespace belongs to this
+// container: whether the user namespace that owns it is ours (ioctl_ns(2),
+// NS_GET_USERNS). For one that belongs to a user namespace outside, it answers
+// EPERM.
+func ownsNamespace(name string) (own, known bool) {
+	var mine, owner unix.Stat_t
+	if unix.Stat("/proc/self/ns/user", &mine) != nil {
+		return false, false
+	}
+	if name == "user" {
+		return mine.Ino != initialUserNS, true
+	}
+	ns, err := unix.Open("/proc/self/ns/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, false
+	}
+	defer unix.Close(ns)
+	fd, err := unix.IoctlRetInt(ns, unix.NS_GET_USERNS)
+	if err != nil {
+		return false, errors.Is(err, unix.EPERM)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &owner); err != nil {
+		return false, false
+	}
+	return owner.Ino == mine.Ino, true
+}
+
+// initialUserNS is the inode number that the host's own user namespace always
+// has (linux/proc_ns.h, PROC_USER_INIT_INO).
+const initialUserNS = 0xEFFFFFFD
+
+// keyctl asks for the id of the session keyring. Keys are not kept apart by
+// namespace, so docker's profile allows nothing of keyctl(2).
+func keyctl() error {
+	_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	if errors.Is(err, unix.ENOKEY) {
+		return nil // allowed, and there is none
+	}
+	return err
+}
