@@ -46,12 +46,8 @@ func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
 		if !r.Platform.Fits(oci.Host()) && o.Platform == nil {
 			e.Warn(fmt.Errorf("the image is for %s, this machine is %s", r.Platform, oci.Host()))
 		}
-		for _, id := range r.Layers {
-			l, err := e.Store.Layer(id)
-			if err != nil {
-				return nil, fmt.Errorf("layer %s of %s: %w", id.Short(), o.Image, err)
-			}
-			c.layers = append(c.layers, l)
+		if c.lower, err = e.Store.Lowers(r.Layers); err != nil {
+			return nil, fmt.Errorf("the layers of %s: %w", o.Image, err)
 		}
 	}
 	if r.Process, err = process(config, o, r.ID); err != nil {

@@ -67,9 +67,9 @@ func statusOf(err error) int {
 // lock, on the container's directory, is held.
 type container struct {
 	*Record
-	lock   *os.File
-	layers []image.Layer // lowest first
-	stdio  *stdio
+	lock  *os.File
+	lower []string // the layers' names in image.Store.LinkDir, lowest first
+	stdio *stdio
 }
 
 func (c *container) release() {

@@ -33,9 +33,9 @@ func (e *Engine) start(c *container) (err error) {
 	}
 	defer ns.Close()
 
-	view := make(overlay.View, len(c.layers))
-	for i, l := range c.layers {
-		view[i] = l.Dir
+	view := make(overlay.View, len(c.lower))
+	for i, short := range c.lower {
+		view[i] = filepath.Join(e.Store.LinkDir(), short)
 	}
 	view = view.Trim()
 	if c.Options.Rootfs != "" {
@@ -102,7 +102,7 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 	s := &namespaces.Spec{
 		UserNS: ns, Map: m,
 		HostNetwork: o.Network != "none", Hostname: c.Process.Hostname,
-		Base: filepath.Join(e.root, "layers", "l"), MountPoint: "../../skeleton",
+		Base: e.Store.LinkDir(), MountPoint: "../../skeleton",
 		ReadOnly: o.ReadOnly, Devices: namespaces.DefaultDevices, ShmSize: o.ShmSize,
 		UID: who.uid, GID: who.gid, Groups: who.groups, Caps: namespaces.DefaultCapabilities,
 		WorkingDir: c.Process.WorkingDir, Argv: c.Process.Argv(), Env: c.Process.Env,
@@ -150,10 +150,7 @@ func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, 
 		s.Bind = c.Options.Rootfs
 		return nil
 	}
-	lower := []string{"../../skeleton"}
-	for _, l := range c.layers[len(c.layers)-len(view):] {
-		lower = append(lower, l.Short)
-	}
+	lower := append([]string{"../../skeleton"}, c.lower[len(c.lower)-len(view):]...)
 	perm := os.FileMode(0o755)
 	if len(view) > 0 {
 		// The merged root shows the upper directory's mode, not the image's.
