@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
-	"golang.org/x/sys/unix"
 
 	"moss/image"
 	"moss/oci"
@@ -27,7 +26,6 @@ import (
 // stays until the end: ext4 is many times slower where a tree was just deleted.
 func BenchmarkAddLayer(b *testing.B) {
 	path := benchLayer(b)
-	// Not read into memory: the peak is reported below.
 	f, err := os.Open(path)
 	if err != nil {
 		b.Fatal(err)
@@ -72,10 +70,6 @@ func BenchmarkAddLayer(b *testing.B) {
 			if _, _, err := s.AddLayer(b.Context(), desc, id, open); err != nil {
 				b.Fatal(err)
 			}
-		}
-		var use unix.Rusage
-		if unix.Getrusage(unix.RUSAGE_SELF, &use) == nil {
-			b.ReportMetric(float64(use.Maxrss)/1024, "MiB-peak")
 		}
 	})
 	b.Run("sync", func(b *testing.B) {
