@@ -28,7 +28,7 @@ func (c *command) warn(err error) { fail.Warn(c.err, err) }
 
 // imageID is the id of the image a person means by name, "" when there is none.
 func (e *engine) imageID(name string) string {
-	img, err := e.Store.Find(name)
+	img, err := e.FindImage(name)
 	if err != nil {
 		return ""
 	}

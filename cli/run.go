@@ -81,7 +81,7 @@ func (r *runOptions) declare(f *pflag.FlagSet) {
 	f.StringVarP(&o.User, "user", "u", "", "Username or UID (format: <name|uid>[:<group|gid>])")
 	f.StringVarP(&o.WorkingDir, "workdir", "w", "", "Working directory inside the container")
 	f.StringVar(&o.StopSignal, "stop-signal", "", "Signal to stop the container")
-	f.StringVar(&o.Rootfs, "rootfs", "", "Use this `directory` as the root instead of an image; what is written goes to a private layer")
+	f.StringVar(&o.Rootfs, "rootfs", "", "Use this `directory` as the root instead of an image (/: the host's own, with a private layer on top)")
 	f.Var(optionalString{&o.Entrypoint}, "entrypoint", "Overwrite the default ENTRYPOINT of the image (\"\" for none)")
 	f.Var(platformValue{&o.Platform}, "platform", "Set platform if server is multi-platform capable")
 
@@ -139,6 +139,9 @@ func (r *runOptions) run(f *pflag.FlagSet, args []string) error {
 		return &fail.Usage{Command: "run", Err: errors.New("'moss run' requires at least 1 argument")}
 	default:
 		o.Image, o.Args = args[0], args[1:]
+	}
+	if !f.Changed("network") {
+		o.Network = "" // the host's, but not its name
 	}
 	if err := r.finish(); err != nil {
 		return &fail.ExitError{Status: fail.StatusMoss, Err: err}

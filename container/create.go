@@ -53,6 +53,7 @@ func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
 	if r.Process, err = process(config, o, r.ID); err != nil {
 		return nil, err
 	}
+	r.Options.Network = cmp.Or(o.Network, "host")
 	if err := e.reserve(c); err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ type Options struct {
 	ReadOnly    bool
 	Quiet       bool
 
-	Network    string // "host" or "none"
+	Network    string // "host", "none", or "": the host's, under a name of its own
 	AddHosts   []string
 	DNS        []string
 	DNSSearch  []string

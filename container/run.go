@@ -88,7 +88,7 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 		return e.builtin(ctx)
 	}
 	if o.Pull != "always" {
-		img, err := e.lookUp(o.Image)
+		img, err := e.FindImage(o.Image)
 		switch {
 		case err == nil && (o.Platform == nil || img.Config.Platform().Fits(*o.Platform)):
 			return img, nil
@@ -109,15 +109,27 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 	return r.Image, nil
 }
 
-// lookUp finds an image in the store. A complete name is one file to open; only
-// ids and everything else that Find understands take a look at all names.
-func (e *Engine) lookUp(name string) (*image.Image, error) {
-	if ref, err := oci.ParseReference(name); err == nil {
+// FindImage finds an image in the store by what a person typed: a name, an id,
+// or a short name that registries.conf gives another registry. A complete name
+// is one file to open; ids and everything else take a look at all names.
+func (e *Engine) FindImage(typed string) (*image.Image, error) {
+	if ref, err := oci.ParseReference(typed); err == nil {
 		if img, err := e.Store.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
 			return img, err
 		}
+		if oci.IsShortName(typed) {
+			refs, err := pull.Names(typed)
+			if err != nil {
+				return nil, err
+			}
+			for _, ref := range refs {
+				if img, err := e.Store.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
+					return img, err
+				}
+			}
+		}
 	}
-	return e.Store.Find(name)
+	return e.Store.Find(typed)
 }
 
 // wait passes signals on until the container's init has ended.
