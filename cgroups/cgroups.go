@@ -134,7 +134,7 @@ func detect(h host) Info {
 		return i
 	}
 	switch {
-	case i.Mode == Hybrid && len(i.Controllers) == 0:
+	case h.inVersion1(i):
 		i.Reason, i.Try = h.whyNotUnified(i.Mode)
 	case errors.Is(denied, unix.EROFS):
 		i.Reason = i.Mount + " is mounted read-only, as in most containers"
@@ -146,7 +146,10 @@ func detect(h host) Info {
 		i.Try = fmt.Sprintf("log in through a session (ssh, console) or have an administrator run: loginctl enable-linger %d", h.uid)
 	case denied != nil:
 		i.Reason = fmt.Sprintf("the group %s belongs to somebody else: %v", i.Path, denied)
-		i.Try = fmt.Sprintf("an administrator can give you one: cd %s && mkdir moss && chown -R %d moss && echo YOUR-SHELL > moss/cgroup.procs", dir, h.uid)
+		// Not the limits in it: those are the giver's to set (cgroup-v2.rst,
+		// "Model of Delegation").
+		i.Try = fmt.Sprintf("an administrator can give you one: cd %s && echo +cpu +memory +pids > cgroup.subtree_control && mkdir moss && cd moss && "+
+			"chown %d . cgroup.procs cgroup.threads cgroup.subtree_control && echo PID-OF-YOUR-SHELL > cgroup.procs", i.Mount, h.uid)
 	default:
 		i.Reason = "the groups above " + i.Path + " do not pass these on to it (cgroup.subtree_control)"
 		if h.exists("/run/systemd/system") {
@@ -177,6 +180,22 @@ func (h host) whyNotUnified(m Mode) (reason, try string) {
 		try = "boot with the kernel parameter cgroup_no_v1=all"
 	}
 	return reason, try
+}
+
+// inVersion1 reports whether a wanted controller that is missing in version 2
+// is in use by a tree of version 1: a controller is in one tree at a time
+// (kernel cgroup-v2.rst, "Mounting").
+func (h host) inVersion1(i Info) bool {
+	b, _ := os.ReadFile(h.path("/proc/self/cgroup"))
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(line, ":", 3)
+		if len(f) == 3 && slices.ContainsFunc(strings.Split(f[1], ","), func(c string) bool {
+			return slices.Contains(Wanted, c) && !i.has(c)
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // denied is nil when the group dir is delegated to this process: a user has to

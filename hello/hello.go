@@ -8,6 +8,7 @@
 package hello
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -45,13 +46,9 @@ type view struct {
 }
 
 func (v *view) report(p *page) {
-	name := v.word("proc/sys/kernel/hostname")
-	if name != "" {
-		name = " Its host name is " + name + "."
-	}
-	p.text("", "Hello! I run in a container that moss made: without root, without a daemon, "+
-		"and for this image without a network."+name+" Here is what I see from inside. "+
-		"To look for yourself, start a shell in any image and type what stands behind \"look:\".")
+	p.text("", "Hello from inside a container! It took no daemon, nothing to set up and, for this image, "+
+		"no network. This is what I see of it; behind each $ is how to look for yourself, in a "+
+		"shell in any image.")
 	p.gap()
 	v.ids(p)
 	v.namespaces(p)
@@ -71,7 +68,7 @@ func (v *view) report(p *page) {
 		p.text("", "    the same with less: watch \"network\" and \"power\" change")
 	}
 	p.text("", "moss run --rm -it debian bash")
-	p.text("", "    an image from a registry, and a shell to look around in")
+	p.text("", "    an image from a registry, and a shell in it to look around")
 }
 
 // idRange is a line of /proc/self/uid_map: count ids from inside on are those
@@ -99,12 +96,12 @@ func (v *view) ids(p *page) {
 	case len(ranges) == 1 && ranges[0].count >= 1<<32-1:
 		text += " So I am outside: this is no user namespace of its own."
 	case len(ranges) == 1 && ranges[0].count == 1:
-		text += fmt.Sprintf(" Outside I am you, uid %d, with your rights and no more. That is the only id in here "+
-			"(single-id mode): there are no other users, and a chown is accepted without effect. \"moss info\" says what more ids take.", ranges[0].outside)
+		text += fmt.Sprintf(" Outside I am you, uid %d, and may do what you may. That is the only id there is in here "+
+			"(single-id mode): chown and the like are accepted without effect. What more ids take: moss info.", ranges[0].outside)
 	case len(ranges) > 0:
 		for _, r := range ranges {
 			if me >= r.inside && me-r.inside < r.count {
-				text += fmt.Sprintf(" Outside I am %suid %d, with its rights and no more.", you(r), r.outside+me-r.inside)
+				text += fmt.Sprintf(" Outside I am %suid %d, and may do %s.", you(r), r.outside+me-r.inside, may(r))
 			}
 		}
 		more, outside := 0, ""
@@ -115,21 +112,28 @@ func (v *view) ids(p *page) {
 			}
 		}
 		if ranges[0].count > 1 {
-			text += fmt.Sprintf(" All %d ids in here are ids outside that nobody has (%s): root of the container is not root of the host.", more, outside)
+			text += fmt.Sprintf(" The %d ids in here are %s outside: my root is not the host's.", more, outside)
 		} else {
-			text += fmt.Sprintf(" There are %d more ids for other users in here. Outside they are %s, which /etc/subuid lends you.", more, outside)
+			text += fmt.Sprintf(" %d more ids are for other users in here; outside they are %s, which /etc/subuid lends you.", more, outside)
 		}
 	}
 	p.text("who", text)
 	p.look("cat /proc/self/uid_map", "docs/ids.md")
 }
 
-// you names the caller's own id, which is mapped alone.
+// you and may word the caller's own id, which is mapped alone.
 func you(r idRange) string {
 	if r.count == 1 {
 		return "you, "
 	}
 	return ""
+}
+
+func may(r idRange) string {
+	if r.count == 1 {
+		return "what you may"
+	}
+	return "what that one may"
 }
 
 func (v *view) namespaces(p *page) {
@@ -149,18 +153,25 @@ func (v *view) namespaces(p *page) {
 		}
 	}
 	pid := v.field("Pid")
-	text := "I am process " + pid
-	if pid == "1" {
-		text += ", the first of a PID namespace. Outside I have another number; when I end, all in here ends"
-	}
-	p.text("namespaces", text+".")
+	text := ""
 	if len(mine) > 0 {
-		p.text("", "mine: "+strings.Join(mine, " "))
+		text += " My own: " + strings.Join(mine, " ") + "."
 	}
 	if len(shared) > 0 {
-		p.text("", "shared with the host: "+strings.Join(shared, " "))
+		text += " Shared with the host: " + strings.Join(shared, " ") + "."
 	}
-	p.look("ls -l /proc/self/ns; echo $$", "man 7 namespaces")
+	if name := v.word("proc/sys/kernel/hostname"); name != "" {
+		text += " My host name is " + name
+		if pid != "" {
+			text += ", my process id " + pid
+		}
+		text += "."
+	}
+	if pid == "1" {
+		text += " When process 1 ends, all of the PID namespace ends."
+	}
+	p.text("namespaces", cmp.Or(strings.TrimSpace(text), "I cannot see my namespaces."))
+	p.look("ls -l /proc/self/ns", "man 7 namespaces")
 }
 
 // mount is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
@@ -215,21 +226,21 @@ func (v *view) files(p *page) {
 	case root.fsType != "overlay":
 		text = "My root is a directory on " + root.fsType + ", not a stack of layers."
 	default:
-		text = "My root is an overlay of " + plural(lower, "layer") + ", which no container can change"
+		text = "My root is an overlay of " + plural(lower, "layer") + " that no container can change"
 		switch {
 		case slices.Contains(root.options, "ro"):
-			text += ". Nothing can be written: it is mounted read-only."
+			text += ", mounted read-only."
 		case upper:
-			text += ", and a layer of mine on top, where all that I write goes."
+			text += ", and one on top that takes what I write."
 		default:
 			text += "."
 		}
 	}
 	if len(all) > 0 {
-		text += fmt.Sprintf(" With /proc, /dev and others there are %d mounts, seen by nobody outside.", len(all))
+		text += fmt.Sprintf(" I see %d mounts, /proc and /dev among them; nobody outside does.", len(all))
 	}
 	if hidden+readOnly > 0 {
-		text += fmt.Sprintf(" %d of them hide, and %d protect from writing, what the kernel has only once for all.", hidden, readOnly)
+		text += fmt.Sprintf(" %d hide and %d write-protect what the kernel has only one of.", hidden, readOnly)
 	}
 	p.text("files", text)
 	p.look("cat /proc/self/mountinfo", "docs/ARCHITECTURE.md")
@@ -281,20 +292,20 @@ func (v *view) limits(p *page) {
 		text = "My control group allows me " + strings.Join(set, ", ") + ". "
 	}
 	switch {
-	case !visible && v.word("sys/fs/cgroup/cgroup.controllers") == "":
-		text += "No limit is set on memory, processes or CPU: I see no controllers of cgroup v2 here (\"moss info\" says why). "
+	case !visible:
+		text += "Memory, processes and CPU are not limited: I see no such controller of cgroup v2 here (why: moss info). "
 	case len(none) > 0:
-		text += "No limit is set on " + strings.Join(none, ", ") + ". "
+		text += "Not limited: " + strings.Join(none, ", ") + ". "
 	}
 	for line := range strings.Lines(v.read("proc/self/limits")) {
 		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
 			if f := strings.Fields(rest); len(f) > 1 {
-				text += "I may open up to " + f[1] + " files."
+				text += "I may have " + f[1] + " files open."
 			}
 		}
 	}
 	p.text("limits", strings.TrimSpace(text))
-	p.look("cat /sys/fs/cgroup/*.max; ulimit -a", "man 7 cgroups")
+	p.look("cat /sys/fs/cgroup/*.max", "man 7 cgroups")
 }
 
 func (v *view) power(p *page) {
@@ -312,21 +323,18 @@ func (v *view) power(p *page) {
 	case n == 0:
 		text = fmt.Sprintf("Of root's %d powers, the capabilities, I have none.", last+1)
 	case n == last+1:
-		text = fmt.Sprintf("I have all of root's %d powers, the capabilities, over what belongs to this container.", n)
+		text = fmt.Sprintf("I have all of root's %d powers, the capabilities, over what is this container's.", n)
 	default:
-		text = fmt.Sprintf("Of root's %d powers, the capabilities, I kept %d, and they count only for what belongs to this container: %s.", last+1, n, names)
+		text = fmt.Sprintf("Of root's %d powers, the capabilities, I kept %d, which count only for what is this container's: %s.", last+1, n, names)
 	}
 	switch v.field("NoNewPrivs") {
 	case "0":
-		text += " A setuid program may still give more, up to these (no_new_privs is off)."
-		if n == 0 {
-			text = strings.Replace(text, "more, up to these", "another id", 1)
-		}
+		text += " A setuid program can still make me another user in here (no_new_privs is off)."
 	case "1":
-		text += " No program that I start can gain more (no_new_privs)."
+		text += " No program that I start can gain more (no_new_privs is on)."
 	}
 	p.text("power", text)
-	p.look("grep -e Cap -e NoNew /proc/self/status", "man 7 capabilities")
+	p.look("grep Cap /proc/self/status", "man 7 capabilities")
 }
 
 func (v *view) calls(p *page) {
@@ -338,7 +346,7 @@ func (v *view) calls(p *page) {
 		if n, err := strconv.Atoi(filters); err == nil && n > 1 {
 			text = fmt.Sprintf("%d seccomp filters", n)
 		}
-		text += " decides about each of my system calls."
+		text += " looks at each of my system calls."
 	case "0":
 		text = "No seccomp filter: I may make every system call."
 	default:
@@ -408,7 +416,7 @@ func cpus(s string) string {
 	if _, err := fmt.Sscan(s, &quota, &period); err != nil || period == 0 {
 		return s
 	}
-	return fmt.Sprintf("%.3g of a processor's time", quota/period)
+	return strconv.FormatFloat(quota/period, 'g', 3, 64)
 }
 
 // ownsNamespace asks the kernel whether the namespace belongs to this

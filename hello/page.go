@@ -39,7 +39,8 @@ func (p *page) text(label, s string) {
 	p.WriteString(line + "\n")
 }
 
-// look says how to see the same and where to read on.
+// look says how to see the same, and where to read on.
 func (p *page) look(command, read string) {
-	p.text("", "    look: "+command+"   read: "+read)
+	const between = 34
+	p.WriteString(strings.Repeat(" ", column) + "$ " + command + strings.Repeat(" ", max(2, between-len(command))) + read + "\n")
 }
