@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -128,4 +130,74 @@ func benchLayer(b *testing.B) (path string) {
 		b.Fatal(err)
 	}
 	return path
+}
+
+// BenchmarkStart is what a start asks of the store: the image by name, and the
+// short names of its layers.
+func BenchmarkStart(b *testing.B) {
+	for _, layers := range []int{5, 64} {
+		b.Run(fmt.Sprint(layers), func(b *testing.B) {
+			root := b.TempDir() + "/store"
+			s, ref := manyLayers(b, root, layers)
+			s.Close()
+			for b.Loop() {
+				s, err := image.Open(root, "")
+				if err != nil {
+					b.Fatal(err)
+				}
+				img, err := s.Lookup(ref)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := s.Lowers(img.Config.RootFS.DiffIDs); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func manyLayers(b *testing.B, root string, n int) (*image.Store, oci.Reference) {
+	b.Helper()
+	s, err := image.Open(root, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Unpack = func(context.Context, io.Reader, string) ([]string, error) { return nil, nil }
+	config := oci.Image{OS: "linux", RootFS: oci.RootFS{Type: "layers"}}
+	m := oci.Manifest{SchemaVersion: 2}
+	for i := range n {
+		var t bytes.Buffer
+		w := tar.NewWriter(&t)
+		w.WriteHeader(&tar.Header{Name: fmt.Sprintf("layer%d/", i), Typeflag: tar.TypeDir})
+		w.Close()
+		desc := oci.Descriptor{Digest: oci.FromBytes(t.Bytes()), Size: int64(t.Len())}
+		open := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(&t), nil }
+		if _, _, err := s.AddLayer(b.Context(), desc, desc.Digest, open); err != nil {
+			b.Fatal(err)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, desc.Digest)
+		m.Layers = append(m.Layers, desc)
+	}
+	put := func(v any) oci.Descriptor {
+		text, err := json.Marshal(v)
+		if err != nil {
+			b.Fatal(err)
+		}
+		d, err := s.PutBlob(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return oci.Descriptor{Digest: d, Size: int64(len(text))}
+	}
+	m.Config = put(config)
+	manifest := put(m)
+	ref, err := oci.ParseReference("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := errors.Join(s.Sync(), s.Tag(ref, manifest)); err != nil {
+		b.Fatal(err)
+	}
+	return s, ref
 }

@@ -184,6 +184,8 @@ func (s *Store) AddLayer(ctx context.Context, blob oci.Descriptor, id oci.DiffID
 	}
 	if f, err := s.layerFile(id); err == nil {
 		return s.reuse(f), false, nil
+	} else if !errors.Is(err, ErrNotFound) {
+		return Layer{}, false, err
 	}
 
 	unlock, err := s.lock(ctx, layerPrefix+id.Hex(), unix.LOCK_EX)
@@ -193,6 +195,8 @@ func (s *Store) AddLayer(ctx context.Context, blob oci.Descriptor, id oci.DiffID
 	defer unlock()
 	if f, err := s.layerFile(id); err == nil {
 		return s.reuse(f), false, nil
+	} else if !errors.Is(err, ErrNotFound) {
+		return Layer{}, false, err
 	}
 
 	// Whatever has this name now was left by somebody who died, or lost bytes

@@ -91,8 +91,10 @@ type Store struct {
 	root, runroot string
 	reserve       int64 // bytes of free disk below which AddLayer stops
 
-	prepared sync.Once // the first write: directories, sweep
-	buffers  sync.Pool // of []byte, blockSize long
+	buffers sync.Pool // of *[]byte, blockSize long
+
+	preparing sync.Mutex
+	prepared  bool // the first write has made directories and swept
 
 	mu      sync.Mutex
 	lease   *lease
@@ -182,13 +184,17 @@ func (s *Store) mkdirs() error {
 // prepare runs before the first write of this process: it repairs the layout,
 // should somebody have tidied an empty directory away, and sweeps.
 func (s *Store) prepare() error {
-	var err error
-	s.prepared.Do(func() {
-		if err = s.mkdirs(); err == nil {
-			s.Sweep() // by the way: its failures are for those who ask for it
-		}
-	})
-	return err
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
+	if s.prepared {
+		return nil
+	}
+	if err := s.mkdirs(); err != nil {
+		return err
+	}
+	_ = s.Sweep() // by the way: its failures are for those who ask for it
+	s.prepared = true
+	return nil
 }
 
 func (s *Store) checkFormat(b []byte) error {
