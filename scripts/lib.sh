@@ -28,19 +28,30 @@ record() { # pass|fail|skip NAME [REASON]
 	printf '%s\t%s\t%s\t%s\n' "$1" "$LANE" "$2" "${3-}" >>"$RESULTS"
 }
 
-# check NAME COMMAND...: passes when the command does; otherwise shows what it said.
+# check NAME COMMAND...: passes when the command does; otherwise shows what it
+# said. After $LIMIT seconds (60) it and what it started are killed.
 check() {
-	local name=$1 out status=0
+	local name=$1 log status=0 job dog
 	shift
-	out=$("$@" 2>&1 </dev/null) || status=$?
+	log=$(mktemp) || exit
+	set -m # a process group of its own for each of the two
+	"$@" >"$log" 2>&1 </dev/null &
+	job=$!
+	(sleep "${LIMIT:-60}" && echo "after ${LIMIT:-60} seconds: killed" >>"$log" && kill -KILL -- "-$job") >/dev/null 2>&1 &
+	dog=$!
+	set +m
+	wait $job 2>/dev/null || status=$?
+	kill -KILL -- "-$dog" 2>/dev/null
+	wait $dog 2>/dev/null
 	if [ "$status" -eq 0 ]; then
 		record pass "$name"
 	else
 		record fail "$name"
 		say "FAIL $LANE: $name (status $status)"
-		[ -z "$out" ] || printf '%s\n' "$out" | tail -n 40 | sed 's/^/     /'
-		return 1
+		tail -n 40 "$log" | sed 's/^/     /'
 	fi
+	rm -f "$log"
+	return "$status"
 }
 
 skip() { # NAME REASON
