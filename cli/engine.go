@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"moss/container"
 	"moss/fail"
+	"moss/image"
 )
 
 // engine is container.Engine with what only text for people needs.
@@ -33,6 +36,25 @@ func (e *engine) imageID(name string) string {
 		return ""
 	}
 	return string(img.ID)
+}
+
+// image returns the image a person means by typed, with all its names, and how
+// to name it: typed, or the full name when registries.conf made one of it.
+func (e *engine) image(typed string) (img *image.Image, name string, err error) {
+	found, err := e.FindImage(typed)
+	if err != nil {
+		return nil, "", err
+	}
+	// FindImage reads no other name than the one it was asked for.
+	if img, err = e.Store.Find(string(found.ID)); err != nil {
+		return nil, "", err
+	}
+	by := slices.Concat(found.Names, found.Digests)
+	isID := strings.HasPrefix(found.ID.Hex(), strings.TrimPrefix(typed, "sha256:"))
+	if _, isName := namedBy(typed, img); isName || isID || len(by) != 1 {
+		return img, typed, nil
+	}
+	return img, by[0].Familiar(), nil
 }
 
 // diskSize is what ps -s and inspect -s show.

@@ -140,7 +140,7 @@ func (o *inspectOptions) find(e *engine, name string) (any, error) {
 			return nil, err
 		}
 	}
-	img, err := e.FindImage(name)
+	img, _, err := e.image(name)
 	if o.kind == "" && errors.Is(err, image.ErrNotFound) {
 		return nil, &fail.Error{Op: "no such object: " + name, Try: "moss ps -a and moss images list what is here"}
 	}

@@ -71,10 +71,11 @@ func parseDNSSearch(s string) (string, error) {
 	return s, nil
 }
 
-// checkNetwork refuses the networks that docker has and moss has not yet.
+// checkNetwork refuses the networks that docker has and moss has not yet. The
+// empty one is the default.
 func checkNetwork(s string) error {
 	switch s {
-	case "host", "none":
+	case "", "host", "none":
 		return nil
 	}
 	names := []string{"host", "none"}

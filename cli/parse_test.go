@@ -317,7 +317,7 @@ func TestParseNet(t *testing.T) {
 			t.Errorf("%q: got %q, %v, want %q", row.in, got, err, row.want)
 		}
 	}
-	for _, network := range []string{"bridge", "container:x", "mine", ""} {
+	for _, network := range []string{"bridge", "container:x", "mine"} {
 		if checkNetwork(network) == nil {
 			t.Errorf("network %q: want an error", network)
 		}

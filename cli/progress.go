@@ -20,6 +20,7 @@ type progressFor struct {
 	run    bool // moss run: the image was not here, or had to be asked for
 	always bool // --pull always
 	quiet  bool
+	told   bool // --explain writes to the same terminal: lines, not bars
 }
 
 // progress shows a pull: on a terminal one bar for each layer and one for all
@@ -54,7 +55,7 @@ const notBegun = -1
 
 // newProgress writes to f. Quiet, it says nothing; the value is never nil.
 func newProgress(f *os.File, what progressFor) *progress {
-	return &progress{w: f, what: what, tty: !what.quiet && isTerminal(f)}
+	return &progress{w: f, what: what, tty: !what.quiet && !what.told && canDraw(f)}
 }
 
 // Start implements pull.Progress.

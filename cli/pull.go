@@ -58,7 +58,7 @@ func (p *pullOptions) run(args []string) error {
 	defer e.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	progress := newProgress(p.out, progressFor{quiet: p.quiet})
+	progress := newProgress(p.out, progressFor{quiet: p.quiet, told: p.explain.On()})
 	defer progress.Close()
 	result, err := e.Pull(ctx, args[0], pull.Options{
 		Platform: p.platform, TLSVerify: p.tlsVerify, Progress: progress, Explain: p.explain, Warn: p.warn,

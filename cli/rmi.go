@@ -44,7 +44,7 @@ func (c *command) rmi(names []string, force bool) error {
 	}
 	defer e.Close()
 	return c.eachName(names, func(name string) error {
-		img, err := e.FindImage(name)
+		img, name, err := e.image(name)
 		if force && errors.Is(err, image.ErrNotFound) {
 			fail.Print(c.err, err)
 			return nil

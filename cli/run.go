@@ -158,7 +158,7 @@ func (r *runOptions) run(f *pflag.FlagSet, args []string) error {
 		return &fail.ExitError{Status: fail.StatusMoss, Err: err}
 	}
 	defer e.Close()
-	p := newProgress(r.err, progressFor{run: true, quiet: o.Quiet, always: o.Pull == "always"})
+	p := newProgress(r.err, progressFor{run: true, quiet: o.Quiet, always: o.Pull == "always", told: r.explain.On()})
 	defer p.Close()
 	status, err := e.Run(context.Background(), *o, pull.Options{
 		Platform: o.Platform, TLSVerify: r.tlsVerify, Progress: p, Explain: r.explain, Warn: r.warn,

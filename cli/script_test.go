@@ -62,6 +62,7 @@ func push(r *testregistry.Registry) {
 	base := testregistry.Files(map[string]string{"etc/motd": "small\n"})
 	config := oci.Image{Config: oci.Config{Env: []string{"PATH=/bin", "FROM=image"}, Cmd: []string{"sh"}, Labels: map[string]string{"maker": "me"}}}
 	r.PushImage("small", "1", config, base)
+	r.PushImage("again", "1", config, base) // the same image under another name
 	r.PushImage("small", "2", config, base, testregistry.Files(map[string]string{"etc/issue": "two\n"}))
 	if body := busybox(); body != "" {
 		b := testimage.NewBuilder().Dir("bin", 0o755).File("bin/busybox", 0o755, body)

@@ -20,3 +20,10 @@ func terminalWidth(f *os.File) int {
 	}
 	return int(size.Col)
 }
+
+// canDraw reports whether lines can be drawn over on f: a terminal that knows
+// its size. Serial lines and some pseudo-terminals say 0 by 0.
+func canDraw(f *os.File) bool {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return err == nil && size.Col > 0 && size.Row > 0
+}
