@@ -3,8 +3,6 @@
 package image_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -23,17 +21,6 @@ import (
 )
 
 const peakEnv = "MOSS_TEST_PEAK"
-
-// filler writes a tar of one file.
-func filler(w io.Writer, name string, mebibytes int) {
-	chunk := bytes.Repeat([]byte(name+" and again 0123456789abcdef\n"), 40_000)[:1<<20]
-	tw := tar.NewWriter(w)
-	tw.WriteHeader(&tar.Header{Name: "big-" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(mebibytes) << 20})
-	for range mebibytes {
-		tw.Write(chunk)
-	}
-	tw.Close()
-}
 
 // Three layers of 100 MB each come in at once in less than 80 MB of memory.
 func TestPeakMemory(t *testing.T) {
