@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"moss/explain"
+	"moss/fail"
 	"moss/hello"
 	"moss/image"
 	"moss/namespaces"
@@ -127,17 +130,23 @@ func (e *Engine) builtinOf(exe exeID) *image.Image {
 	return img
 }
 
-// makeBuiltin puts the image into the store: a layer, a config, a manifest and
-// a name, as a pull would.
+// makeBuiltin makes the image of exe.
+func (e *Engine) makeBuiltin(ctx context.Context, exe *os.File, id exeID) (*image.Image, error) {
+	if err := checkStatic(exe); err != nil {
+		return nil, err
+	}
+	made := buildTime()
+	return e.storeBuiltin(ctx, func(w io.Writer) error {
+		return writeBuiltinLayer(w, io.NewSectionReader(exe, 0, id.Size), id.Size, made)
+	}, id, made)
+}
+
+// storeBuiltin puts the image with this layer into the store: layer, config,
+// manifest and a name, as a pull would.
 //
 // It does not wait for the disk (image.Store.Sync): what a power cut takes, the
 // next run makes again in less time than the waiting costs.
-func (e *Engine) makeBuiltin(ctx context.Context, exe *os.File, id exeID) (*image.Image, error) {
-	made := buildTime()
-	layer := func(w io.Writer) error {
-		return writeBuiltinLayer(w, io.NewSectionReader(exe, 0, id.Size), id.Size, made)
-	}
-
+func (e *Engine) storeBuiltin(ctx context.Context, layer func(io.Writer) error, id exeID, made time.Time) (*image.Image, error) {
 	// The layer is written twice rather than kept in memory: once to learn its
 	// digest, once to be unpacked.
 	digest, size, err := digestOf(layer)
@@ -147,7 +156,7 @@ func (e *Engine) makeBuiltin(ctx context.Context, exe *os.File, id exeID) (*imag
 	e.Explain.Step(explain.Step{What: "Make the image hello of moss itself",
 		Call: fmt.Sprintf("tar of /proc/self/exe → layers/%s, %d bytes", digest.Short(), size),
 		Why:  "an image is no more than files in a tar archive and two JSON texts about it, so one can be made without network",
-		See:  []string{"image-spec layer.md", "image-spec config.md", "container/builtin.go#makeBuiltin"}})
+		See:  []string{"image-spec layer.md", "image-spec config.md", "container/builtin.go#storeBuiltin"}})
 	blob := oci.Descriptor{MediaType: oci.MediaTypeLayer, Digest: digest, Size: size}
 	_, _, err = e.Store.AddLayer(ctx, blob, digest, func(context.Context) (io.ReadCloser, error) {
 		r, w := io.Pipe()
@@ -182,6 +191,22 @@ func (e *Engine) makeBuiltin(ctx context.Context, exe *os.File, id exeID) (*imag
 		e.dropBuiltin(before.ID)
 	}
 	return e.Store.Lookup(builtinRef())
+}
+
+// checkStatic refuses a binary that needs an ELF interpreter and libraries: in
+// the image there are none.
+func checkStatic(exe io.ReaderAt) error {
+	f, err := elf.NewFile(exe)
+	if err != nil {
+		return err
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return &fail.Error{Op: "using moss as an image:", Err: errors.New("it is a dynamic program"),
+				Why: "it was built with cgo, so it needs the host's C library", Try: "./scripts/build, or CGO_ENABLED=0 go build ."}
+		}
+	}
+	return nil
 }
 
 // buildTime is when the source of this binary was committed; zero when the
