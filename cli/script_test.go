@@ -48,8 +48,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "busybox" {
+			switch name {
+			case "busybox":
 				return busybox() != "", nil
+			case "static": // this test, and so moss, was built without cgo
+				return isStatic("/proc/self/exe"), nil
 			}
 			return kerneltest.Condition(name)
 		},
@@ -76,15 +79,7 @@ func push(r *testregistry.Registry) {
 // busybox is the program's bytes, "" when there is none or it needs libraries.
 var busybox = sync.OnceValue(func() string {
 	path, err := exec.LookPath("busybox")
-	if err != nil {
-		return ""
-	}
-	f, err := elf.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if libraries, err := f.ImportedLibraries(); err != nil || len(libraries) > 0 {
+	if err != nil || !isStatic(path) {
 		return ""
 	}
 	b, err := os.ReadFile(path)
@@ -93,3 +88,13 @@ var busybox = sync.OnceValue(func() string {
 	}
 	return string(b)
 })
+
+func isStatic(path string) bool {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	libraries, err := f.ImportedLibraries()
+	return err == nil && len(libraries) == 0
+}
