@@ -128,9 +128,8 @@ func (r *runOptions) declare(f *pflag.FlagSet) {
 }
 
 // run is where moss run begins.
-//
-// [run 2/9] cli: flags become container.Options; no kernel word yet.
 func (r *runOptions) run(f *pflag.FlagSet, args []string) error {
+	// [run 2/9] cli: flags become container.Options; no kernel word yet.
 	o := &r.o
 	switch {
 	case o.Rootfs != "":
