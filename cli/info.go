@@ -1,19 +1,13 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"os"
-	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"moss/container"
-	"moss/overlay"
 )
 
 func infoVerb() *verb {
@@ -35,31 +29,14 @@ moss info --format json`,
 	}
 }
 
-// infoView has docker's names where docker has the thing (Docker Engine API,
-// SystemInfo), and moss's own at the end.
+// infoView is container.Info under docker's names, for --format.
 type infoView struct {
-	Containers        int
-	ContainersRunning int
-	ContainersPaused  int
-	ContainersStopped int
-	Images            int
-	Driver            string
-	DriverStatus      [][2]string
-	CgroupDriver      string
-	CgroupVersion     string
-	KernelVersion     string
-	OperatingSystem   string
-	OSType            string
-	Architecture      string
-	NCPU              int
-	MemTotal          int64
-	DockerRootDir     string
-	RunRoot           string
-	Name              string
-	ServerVersion     string
-	SecurityOptions   []string
-	IDMap             string
-	Warnings          []string
+	container.Info
+	ContainersPaused int
+	DockerRootDir    string
+	IDMap            string
+	ServerVersion    string
+	Warnings         []string
 }
 
 func (c *command) info(format string) error {
@@ -68,13 +45,27 @@ func (c *command) info(format string) error {
 		return err
 	}
 	defer e.Close()
-	v, err := c.gather(e)
+	i, err := e.Info()
 	if err != nil {
 		return err
+	}
+	v := &infoView{Info: i, DockerRootDir: i.Root, IDMap: idMapText(i), ServerVersion: thisVersion().Version}
+	for _, w := range i.Warnings {
+		v.Warnings = append(v.Warnings, w.Error())
 	}
 	if format != "" {
 		return c.printObject(format, v)
 	}
+	if _, err := c.out.Write(infoText(v)); err != nil {
+		return err
+	}
+	for _, w := range i.Warnings {
+		c.warn(w)
+	}
+	return nil
+}
+
+func infoText(v *infoView) []byte {
 	var b bytes.Buffer
 	line := func(name string, value any) { fmt.Fprintf(&b, " %s: %v\n", name, value) }
 	fmt.Fprintf(&b, "Client:\n Version: %s\n\nHere:\n", v.ServerVersion)
@@ -87,6 +78,8 @@ func (c *command) info(format string) error {
 		line(" "+s[0], s[1])
 	}
 	line("Ids", v.IDMap)
+	line("Networks", strings.Join(v.Networks, " "))
+	line("Cgroup Driver", v.CgroupDriver)
 	line("Cgroup Version", v.CgroupVersion)
 	line("Security Options", strings.Join(v.SecurityOptions, " "))
 	line("Kernel Version", v.KernelVersion)
@@ -96,87 +89,22 @@ func (c *command) info(format string) error {
 	line("CPUs", v.NCPU)
 	line("Total Memory", humanBinary(v.MemTotal))
 	line("Name", v.Name)
-	line("Root Dir", v.DockerRootDir)
+	line("Root Dir", fmt.Sprintf("%s (%s of %s free)", v.Root, humanBinary(v.DiskFree), humanBinary(v.DiskSize)))
 	line("Run Dir", v.RunRoot)
-	for _, w := range v.Warnings {
-		fmt.Fprintf(&b, "WARNING: %s\n", w)
-	}
-	_, err = c.out.Write(b.Bytes())
-	return err
+	return b.Bytes()
 }
 
-func (c *command) gather(e *engine) (*infoView, error) {
-	v := &infoView{
-		Driver: "overlay", OSType: runtime.GOOS, NCPU: runtime.NumCPU(),
-		DockerRootDir: e.Store.Root(), RunRoot: e.Store.RunRoot(), ServerVersion: thisVersion().Version,
-		SecurityOptions: []string{"name=seccomp,profile=builtin", "name=rootless"},
-		CgroupDriver:    "none",
-	}
-	records, err := e.List()
-	if err != nil {
-		return nil, err
-	}
-	v.Containers = len(records)
-	for _, r := range records {
-		if r.Status == container.Running {
-			v.ContainersRunning++
-		} else {
-			v.ContainersStopped++
-		}
-	}
-	images, err := e.Store.Images()
-	if err != nil {
-		return nil, err
-	}
-	v.Images = len(images)
-	var uts unix.Utsname
-	if unix.Uname(&uts) == nil {
-		v.KernelVersion = unix.ByteSliceToString(uts.Release[:])
-		v.Architecture = unix.ByteSliceToString(uts.Machine[:])
-		v.Name = unix.ByteSliceToString(uts.Nodename[:])
-	}
-	var sys unix.Sysinfo_t
-	if unix.Sysinfo(&sys) == nil {
-		v.MemTotal = int64(uint64(sys.Totalram) * uint64(sys.Unit))
-	}
-	v.OperatingSystem = osName()
-	v.CgroupVersion = "1"
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		v.CgroupVersion = "2"
-	}
-	v.DriverStatus = [][2]string{{"Overlay in a user namespace", "yes"}}
-	if err := overlay.Probe(); err != nil {
-		v.DriverStatus[0][1] = "no"
-		v.Warnings = append(v.Warnings, err.Error())
-	}
-	ids, err := e.IDMap()
-	if err != nil {
-		return nil, err
-	}
+// idMapText says which ids a container has, and whether that is settled.
+func idMapText(i container.Info) string {
 	n := 0
-	for _, r := range ids.UIDs {
+	for _, r := range i.IDs.UIDs {
 		n += r.Count
 	}
-	v.IDMap = fmt.Sprintf("%s, %d user ids", ids.Mode, n)
-	return v, nil
-}
-
-// osName is what os-release(5) calls the system.
-func osName() string {
-	f, err := os.Open("/etc/os-release")
-	if err != nil {
-		return runtime.GOOS
+	text := fmt.Sprintf("%s, %d user ids", i.IDs.Mode, n)
+	if !i.IDsFixed {
+		text += " (decided at the first use)"
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if name, ok := strings.CutPrefix(lines.Text(), "PRETTY_NAME="); ok {
-			if plain, err := strconv.Unquote(name); err == nil {
-				name = plain
-			}
-			return name
-		}
-	}
-	return runtime.GOOS
+	return text
 }
 
 // humanBinary words n bytes in units of 1024: "1.5GiB".
