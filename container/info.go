@@ -2,6 +2,7 @@ package container
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -148,13 +149,13 @@ func (e *Engine) idInfo(i *Info, warn func(error)) error {
 	}
 	if i.IDs.Mode == namespaces.SingleID {
 		if missing == nil {
-			missing = &fail.Error{Op: "this store was made with a single id", Why: "a full id map was not to be had then; now it is",
+			missing = &fail.Error{Op: "the store has a single id, and more ids are possible now", Why: "which ids a store has is decided when it is first used",
 				Try: "start with an empty store (moss rmi -f $(moss images -q), then remove " + filepath.Join(e.root, "idmap.json") + ")", Docs: "docs/ids.md"}
 		}
 		warn(missing)
 	} else if i.IDsFixed && !i.IDs.Equal(now) {
 		warn(&fail.Error{Op: "the store was made under another id map", On: i.IDs.String(),
-			Why: "your ids are " + now.String() + " now: /etc/subuid, /etc/subgid or the setuid programs have changed; " + lessonWhy(missing),
+			Why: "your ids are " + now.String() + " now: " + cmp.Or(lessonWhy(missing), "/etc/subuid or /etc/subgid has changed"),
 			Try: "what it was before, or an empty store with --root DIR", Docs: "docs/ids.md"})
 	}
 	return nil
