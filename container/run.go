@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"moss/explain"
 	"moss/fail"
 	"moss/image"
 	"moss/namespaces"
@@ -25,6 +28,19 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 	if err != nil {
 		return 0, err
 	}
+	if img != nil {
+		e.Explain.Step(explain.Step{What: "Take the image " + img.ID.Short() + ": a config and " + fmt.Sprint(len(img.M.Layers)) + " unpacked layers",
+			Call: "open " + filepath.Join(e.root, "blobs/sha256", img.ID.Hex()),
+			Why:  "the config says what to run and names the layers by the hash of their content", See: []string{"image-spec config.md", "image/store.go#Store"}})
+	}
+	// From here until the record is written, rmi must not take layers away that
+	// no record names yet.
+	unlock, err := e.Store.Share(ctx)
+	if err != nil {
+		return 0, err
+	}
+	release := sync.OnceFunc(unlock)
+	defer release()
 	// [run 4/9] the record: what the image wants with what the user wants over it.
 	c, err := e.create(o, img)
 	if err != nil {
@@ -44,6 +60,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 		}
 		return 0, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}
+	release()
 	// [run 6/9] the wait: signals and the terminal are passed through until the end.
 	c.ExitCode = e.wait(c)
 	c.Status, c.Pid, c.FinishedAt = Exited, 0, time.Now()

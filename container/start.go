@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moss/explain"
 	"moss/fail"
 	"moss/namespaces"
 	"moss/overlay"
@@ -32,6 +33,8 @@ func (e *Engine) start(c *container) (err error) {
 		return err
 	}
 	defer ns.Close()
+	e.Explain.Step(explain.Step{What: "Decide whose ids the container has: " + mapName(m), Call: "id map " + m.String(),
+		Why: "inside→outside×count; decided once per store, because unpacked files belong to the ids of one map", See: []string{"docs/ids.md", "namespaces/idmap.go#Detect"}})
 
 	view := make(overlay.View, len(c.lower))
 	for i, short := range c.lower {
@@ -54,6 +57,9 @@ func (e *Engine) start(c *container) (err error) {
 		return &fail.Error{Op: "running as", On: fmt.Sprintf("%d:%d", who.uid, who.gid), Err: errors.New("these ids do not exist in the container"),
 			Why: "the id map has room for fewer: " + mapName(m), Try: "another user with -u, or more subordinate ids in /etc/subuid and /etc/subgid", Docs: "docs/ids.md"}
 	}
+	e.Explain.Step(explain.Step{What: fmt.Sprintf("Look up the user: uid %d, gid %d, home %s", who.uid, who.gid, who.home),
+		Call: "open /etc/passwd and /etc/group in the image's layers",
+		Why:  "names mean what they mean in the image; the host's accounts do not count", See: []string{"passwd(5)", "container/user.go#lookUpUser"}})
 	spec, err := e.spec(c, m, ns, view, who)
 	if err != nil {
 		return err
@@ -220,10 +226,10 @@ func (e *Engine) skeleton(m namespaces.IDMap) error {
 // makeDir makes a directory that belongs to the container's root and has
 // exactly this mode, whatever the umask.
 func makeDir(path string, perm os.FileMode, m namespaces.IDMap) error {
-	if err := os.Mkdir(path, perm); err != nil {
-		return err
-	}
-	if err := os.Chmod(path, perm); err != nil {
+	old := unix.Umask(0) // cheaper than a chmod(2) that goes to the journal
+	err := os.Mkdir(path, perm)
+	unix.Umask(old)
+	if err != nil {
 		return err
 	}
 	return chownToRoot(path, m)

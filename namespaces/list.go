@@ -327,11 +327,10 @@ func (p *Program) sys(s *Spec) {
 	p.cgroupfs()
 }
 
-// proc comes after everything that follows paths of the image: its magic links
+// proc covers what files left there. It comes after everything that follows paths of the image: its magic links
 // (/proc/self/fd, /proc/self/cwd) lead out of any root.
 func (p *Program) proc() {
 	p.step("Mount /proc", "it shows the processes of the PID namespace of whoever mounts it", "proc(5)", "pid_namespaces(7)")
-	p.real("/proc")
 	p.mount("proc", "/proc", "proc", quiet, "")
 }
 
@@ -413,32 +412,31 @@ func (p *Program) mounts(s *Spec, sources []result) {
 	}
 }
 
-// files writes the container's own files into a file system in memory that has
-// no place in the tree, and shows each where it belongs.
+// files writes the container's own files into a file system in memory and shows
+// each where it belongs. The file system itself needs a place in the tree, and
+// /proc is about to be covered by the real one.
 func (p *Program) files(s *Spec) {
-	if len(s.Files) == 0 {
-		return
-	}
-	p.step("Write the container's own files", "in memory: they are made anew at each start", "resolv.conf(5)", "hosts(5)", "fsopen(2)")
-	fs := p.call("fsopen", unix.SYS_FSOPEN, str("tmpfs"), show(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"))
-	p.call("fsconfig", unix.SYS_FSCONFIG, fs.arg(), show(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
-	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	mnt := p.call("fsmount", unix.SYS_FSMOUNT, fs.arg(), show(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), show(attrs, "nosuid,nodev,noexec"))
-	p.call("fchdir", unix.SYS_FCHDIR, mnt.arg())
+	p.step("Write the container's own files", "in memory: they are made anew at each start", "resolv.conf(5)", "hosts(5)")
+	p.real("/proc")
+	p.mount("tmpfs", "/proc", "tmpfs", quiet, "mode=755,size=1m")
+	p.call("chdir", unix.SYS_CHDIR, str("/proc"))
+	p.mkdir(emptyDir, 0o555)
 	for _, f := range s.Files {
 		name := path.Base(f.Target)
 		const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
 		fd := p.call("openat", unix.SYS_OPENAT, atFDCWD(), str(name), show(flags, "O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC"), show(0o644, "0644"))
 		p.call("write", unix.SYS_WRITE, fd.arg(), str(f.Content), num(len(f.Content)))
 		p.call("close", unix.SYS_CLOSE, fd.arg())
-		tree := p.openTree(name, false)
 		for _, dir := range parents(f.Target) {
 			p.mkdir(dir, 0o755)
 		}
 		p.touch(f.Target)
-		p.moveMountFollow(tree, f.Target)
+		p.mount(name, f.Target, "", unix.MS_BIND, "")
 	}
 }
+
+// emptyDir is the directory in that file system which hides others.
+const emptyDir = "empty"
 
 // initPath is where the init of --init is seen inside: in the /dev that is
 // ours, so that no image can be in its way.
@@ -451,7 +449,9 @@ func (p *Program) mask(s *Spec) {
 	p.step("Hide what the kernel does not keep apart", "these files tell of, or act on, the whole machine", "docs/security.md")
 	for _, m := range s.Masked {
 		if m.Dir {
-			p.mount("tmpfs", m.Path, "tmpfs", unix.MS_RDONLY, "size=0k,mode=755")
+			p.mount(emptyDir, m.Path, "", unix.MS_BIND, "")
+			p.accept(unix.ENOENT)
+			p.setReadOnly(atFDCWD(), m.Path, 0)
 		} else {
 			p.mount("/dev/null", m.Path, "", unix.MS_BIND, "") // our own /dev/null, which nobody could swap yet
 		}
