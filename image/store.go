@@ -163,15 +163,20 @@ func (s *Store) create() error {
 	return nil
 }
 
-// mkdirs makes the directories. Those on the way to a layer's tree may be
-// searched by everybody, as a container's users are other host users; they
-// cannot be listed.
+// mkdirs makes the directories. The root is the owner's alone: trees hold setuid
+// programs that would be the owner's to run for anybody. Root's containers are
+// other host users, who must be able to search the way to a layer's tree, and
+// no more; there the setuid programs belong to ids that nobody has.
 func (s *Store) mkdirs() error {
+	perm := fs.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		perm = 0o711
+	}
 	for _, d := range []struct {
 		name string
 		perm fs.FileMode
 	}{
-		{"", 0o711}, {"layers", 0o711}, {"layers/l", 0o711}, {"layers/by-blob", 0o700}, {"tmp", 0o711},
+		{"", perm}, {"layers", 0o711}, {"layers/l", 0o711}, {"layers/by-blob", 0o700}, {"tmp", 0o711},
 		{"containers", 0o711}, {"blobs", 0o700}, {"blobs/sha256", 0o700}, {"refs", 0o700}, {"locks", 0o700},
 	} {
 		if err := mkdir(s.path(d.name), d.perm); err != nil {

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/BurntSushi/toml"
+	"github.com/pelletier/go-toml/v2"
 
 	"moss/fail"
 	"moss/oci"
@@ -60,6 +60,7 @@ type registriesFile struct {
 	Helpers    []string          `toml:"credential-helpers"`
 	Aliases    map[string]string `toml:"aliases"`
 	Registries []registryTable   `toml:"registry"`
+	Version1   any               `toml:"registries"`
 }
 
 // source is one place to ask for an image: the name it has there, and how far
@@ -126,24 +127,32 @@ func (c *registriesConf) read(path string) error {
 	return c.merge(path, string(data))
 }
 
+// tomlError puts the line in front.
+func tomlError(err error) error {
+	text := strings.TrimPrefix(err.Error(), "toml: ")
+	if at := (*toml.DecodeError)(nil); errors.As(err, &at) {
+		line, column := at.Position()
+		return fmt.Errorf("line %d, column %d: %s", line, column, text)
+	}
+	return errors.New(text)
+}
+
 // merge parses text, the content of path, over what c says already.
 func (c *registriesConf) merge(path, text string) error {
 	var f registriesFile
-	md, err := toml.Decode(text, &f)
-	if err != nil {
-		return &fail.Error{Op: "read", On: path, Err: errors.New(strings.TrimPrefix(err.Error(), "toml: ")),
-			Try: "containers-registries.conf(5) has the format"}
+	if err := toml.Unmarshal([]byte(text), &f); err != nil {
+		return &fail.Error{Op: "read", On: path, Err: tomlError(err), Try: "containers-registries.conf(5) has the format"}
 	}
 	bad := func(value, format string, args ...any) error {
 		return &fail.Error{Op: "read", On: path, Err: fmt.Errorf("line %d: "+format, append([]any{lineOf(text, value)}, args...)...),
 			Try: "containers-registries.conf(5) has the format"}
 	}
-	if md.IsDefined("registries") {
+	if f.Version1 != nil {
 		return &fail.Error{Op: "read", On: path, Err: fmt.Errorf("line %d: [registries.…] is version 1 of this format, which moss does not read", lineOf(text, "registries.")),
 			Try: "[registries.search] registries = […] is now unqualified-search-registries = […];\n" +
 				"[registries.insecure] is now [[registry]] location = \"HOST\", insecure = true; the same with blocked = true"}
 	}
-	if md.IsDefined("unqualified-search-registries") {
+	if f.Search != nil {
 		for _, host := range f.Search {
 			ref, err := oci.ParseReference(host + "/name")
 			if err != nil || ref.Registry != host && host != "index.docker.io" {
@@ -159,7 +168,7 @@ func (c *registriesConf) merge(path, text string) error {
 	default:
 		return bad(f.Mode, "short-name-mode %q: want enforcing, permissive or disabled", clip(f.Mode, 100))
 	}
-	if md.IsDefined("credential-helpers") {
+	if f.Helpers != nil {
 		c.helpers = f.Helpers
 	}
 	for name, full := range f.Aliases {
