@@ -160,13 +160,37 @@ func noSubIDs(uid int, name string, cause error) error {
 	if name == "" {
 		name = strconv.Itoa(uid)
 	}
+	free := freeRange("/etc/subuid", "/etc/subgid")
 	return &fail.Error{
 		Op: "no subordinate ids for", On: name, Err: cause,
 		Why: "/etc/subuid and /etc/subgid have no line for this user, so only your own id can be used in a container",
 		Try: fmt.Sprintf("an administrator can run: usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s",
-			100000+uid%10000*65536, 100000+uid%10000*65536+65535, name),
+			free, free+65535, name),
 		Docs: "docs/ids.md",
 	}
+}
+
+// freeRange is the first id behind all ranges the files hand out.
+func freeRange(files ...string) int {
+	free := 100000 // where useradd(8) starts
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if len(f) != 3 {
+				continue
+			}
+			start, err1 := strconv.Atoi(f[1])
+			count, err2 := strconv.Atoi(f[2])
+			if err1 == nil && err2 == nil {
+				free = max(free, start+count)
+			}
+		}
+	}
+	return free
 }
 
 // checkHelpers looks for the two setuid programs and their privilege.
