@@ -201,6 +201,7 @@ func (v *view) files(p *page) {
 		switch {
 		case m.point == "/":
 			root = m
+		case m.point == "/sys/fs/cgroup":
 		case below && (m.fsType == "tmpfs" && slices.Contains(m.options, "ro") || path.Base(m.root) == "null"):
 			hidden++
 		case below && m.fsType == "proc" && slices.Contains(m.options, "ro"):
@@ -288,14 +289,17 @@ func (v *view) limits(p *page) {
 		}
 	}
 	text := ""
-	if len(set) > 0 {
+	if len(set) == 0 && visible {
+		text = "My control group sets no limit on " + strings.Join(none, ", ") + ". "
+		none = nil
+	} else if len(set) > 0 {
 		text = "My control group allows me " + strings.Join(set, ", ") + ". "
 	}
 	switch {
 	case !visible:
-		text += "Memory, processes and CPU are not limited: I see no such controller of cgroup v2 here (why: moss info). "
+		text += "I see no limit on memory, processes or CPU: no such controllers of cgroup v2 are here (why: moss info). "
 	case len(none) > 0:
-		text += "Not limited: " + strings.Join(none, ", ") + ". "
+		text += "It sets none on " + strings.Join(none, ", ") + ". "
 	}
 	for line := range strings.Lines(v.read("proc/self/limits")) {
 		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
