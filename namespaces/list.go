@@ -167,12 +167,11 @@ func Container(s *Spec) *Program {
 	if sources == nil {
 		sources = p.openSources(s)
 	}
-	p.root(s)
-	p.sys(s)
+	proc := p.root(s)
 	p.dev(s)
 	p.mounts(s, sources)
 	p.files(s)
-	p.proc()
+	p.proc(proc)
 	p.step("Let go of what moss has open", "a descriptor of a host directory, reached through /proc/self/fd, would be a way out (CVE-2024-21626)", "close_range(2)")
 	p.closeAllBut(s.keep())
 	p.mask(s)
@@ -180,9 +179,6 @@ func Container(s *Spec) *Program {
 		p.step("Make the root read-only", "", "mount_setattr(2)")
 		p.setReadOnly(atFDCWD(), "/", 0)
 	}
-	p.step("Leave the old root", "\".\" from the root is what lies on top of it: the old one", "pivot_root(2)")
-	p.call("chdir", unix.SYS_CHDIR, str("/"))
-	p.call("umount2", unix.SYS_UMOUNT2, str("."), show(unix.MNT_DETACH, "MNT_DETACH"))
 	p.call("chdir", unix.SYS_CHDIR, str("/"))
 
 	// [run 9/9] the list: less power, then the program.
@@ -249,8 +245,8 @@ func (p *Program) openSources(s *Spec) (sources []result) {
 	return sources
 }
 
-// root stacks the layers and makes them the root.
-func (p *Program) root(s *Spec) {
+// root stacks the layers and makes them the root. It returns the /proc to be.
+func (p *Program) root(s *Spec) (proc result) {
 	switch {
 	case s.HostTree != nil:
 		p.hostTree(s)
@@ -265,9 +261,29 @@ func (p *Program) root(s *Spec) {
 		p.moveMount(r, s.MountPoint)
 		p.call("chdir", unix.SYS_CHDIR, str(s.MountPoint))
 	}
-	p.step("Make it the root", "unlike chroot(2), it leaves no way back: the old root is put on top of the new one and taken away below. "+
-		"Until then /proc can still be mounted: the kernel wants to see one first", "pivot_root(2), \"pivot_root(\".\", \".\")\"")
+	proc = p.kernel(s)
+	p.step("Make it the root", "unlike chroot(2), it leaves no way back: the old root is put on top of the new one, which is where \".\" leads, and taken away. "+
+		"Before that, a symlink of the image with one \"..\" too many would come out there", "pivot_root(2), \"pivot_root(\".\", \".\")\"")
 	p.call("pivot_root", unix.SYS_PIVOT_ROOT, str("."), str("."))
+	p.call("umount2", unix.SYS_UMOUNT2, str("."), show(unix.MNT_DETACH, "MNT_DETACH"))
+	p.call("chdir", unix.SYS_CHDIR, str("/"))
+	return proc
+}
+
+// kernel makes /sys and /proc while the host's are in sight: the kernel gives
+// new ones only to those who see others in full (mount_too_revealing in its
+// fs/namespace.c). The working directory is the root to be; no path here has a
+// symlink to follow.
+func (p *Program) kernel(s *Spec) (proc result) {
+	p.step("Make /sys and /proc", "sysfs shows the network namespace of whoever mounts it, proc the processes of the PID namespace", "sysfs(5)", "proc(5)", "fsopen(2)")
+	p.real("sys")
+	if !s.HostNetwork { // else the host's is put in place by mounts, which has its descriptor
+		p.mount("sysfs", "sys", "sysfs", quiet|unix.MS_RDONLY, "")
+	}
+	fs := p.call("fsopen", unix.SYS_FSOPEN, str("proc"), show(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"))
+	p.call("fsconfig", unix.SYS_FSCONFIG, fs.arg(), show(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null(), null(), num(0))
+	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	return p.call("fsmount", unix.SYS_FSMOUNT, fs.arg(), show(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), show(attrs, "nosuid,nodev,noexec"))
 }
 
 // hostTree puts the host's own directories together, each under a layer in
@@ -317,21 +333,12 @@ func (p *Program) real(dir string) {
 // quiet are the flags of file systems that hold no programs.
 const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-func (p *Program) sys(s *Spec) {
-	p.step("Mount /sys", "it shows the network namespace of whoever mounts it", "sysfs(5)")
-	p.real("/sys")
-	if s.HostNetwork {
-		return // put in place by mounts, which has its descriptor
-	}
-	p.mount("sysfs", "/sys", "sysfs", quiet|unix.MS_RDONLY, "")
-	p.cgroupfs()
-}
-
-// proc covers what files left there. It comes after everything that follows paths of the image: its magic links
-// (/proc/self/fd, /proc/self/cwd) lead out of any root.
-func (p *Program) proc() {
-	p.step("Mount /proc", "it shows the processes of the PID namespace of whoever mounts it", "proc(5)", "pid_namespaces(7)")
-	p.mount("proc", "/proc", "proc", quiet, "")
+// proc covers what files left there. It comes after everything that follows
+// paths of the image: its magic links (/proc/self/fd, /proc/self/cwd) lead out
+// of any root.
+func (p *Program) proc(proc result) {
+	p.step("Show /proc", "", "move_mount(2)")
+	p.moveMount(proc, "/proc")
 }
 
 func (p *Program) cgroupfs() {
@@ -371,8 +378,8 @@ func (p *Program) mounts(s *Spec, sources []result) {
 	if s.HostNetwork {
 		p.step("Show the host's /sys, read-only", "it belongs to the network namespace, and that is the host's", "sysfs(5)")
 		p.moveMount(next(), "/sys")
-		p.cgroupfs()
 	}
+	p.cgroupfs()
 	if len(s.Devices) > 0 {
 		p.step("Put the devices in place", "", "move_mount(2)")
 	}
