@@ -82,16 +82,19 @@ func read() ([]*test, error) {
 		}
 	}
 	for _, t := range order {
-		if t.name != "" {
-			find(t.pkg, parent(t.name)).children++
+		for _, p := range order {
+			if p.above(t) {
+				p.children++
+			}
 		}
 	}
 	return order, in.Err()
 }
 
-// parent is the name of the test that ran it, "" for the package.
-func parent(name string) string {
-	return name[:max(strings.LastIndexByte(name, '/'), 0)]
+// above reports whether t ran as a part of p. A name may hold slashes of its
+// own, so the parent is not what stands before the last one.
+func (p *test) above(t *test) bool {
+	return p.pkg == t.pkg && p != t && (p.name == "" || strings.HasPrefix(t.name, p.name+"/"))
 }
 
 func report(lane, file string, tests []*test) (failed bool, err error) {
@@ -111,12 +114,8 @@ func report(lane, file string, tests []*test) (failed bool, err error) {
 		switch t.action {
 		case "fail":
 			failed = true
-			if t.name != "" {
-				for _, p := range tests {
-					if p.pkg == t.pkg && (p.name == "" || strings.HasPrefix(t.name, p.name+"/")) {
-						p.explained = true
-					}
-				}
+			for _, p := range tests {
+				p.explained = p.explained || p.above(t)
 			}
 			if t.explained {
 				continue
