@@ -29,7 +29,7 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 // create puts image and options together, reserves id and name, and writes the
 // record. On an error nothing is left.
 func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
-	r := &Record{ID: newID(), Created: time.Now(), Status: Created, Options: o, Platform: oci.Host()}
+	r := &Record{ID: newID(), Created: now(), Status: Created, Options: o, Platform: oci.Host()}
 	c = &container{Record: r}
 	config := oci.Config{}
 	if img == nil {

@@ -54,7 +54,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 	}()
 	// [run 5/9] the start.
 	if err := e.start(c); err != nil {
-		c.Status, c.ExitCode, c.Error, c.FinishedAt = Created, statusOf(err), err.Error(), time.Now()
+		c.Status, c.ExitCode, c.Error, c.FinishedAt = Created, statusOf(err), err.Error(), now()
 		if !c.Options.Remove {
 			err = errors.Join(err, e.save(c.Record))
 		}
@@ -63,7 +63,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 	release()
 	// [run 6/9] the wait: signals and the terminal are passed through until the end.
 	c.ExitCode = e.wait(c)
-	c.Status, c.Pid, c.FinishedAt = Exited, 0, time.Now()
+	c.Status, c.Pid, c.FinishedAt = Exited, 0, now()
 	if !c.Options.Remove {
 		if err := e.save(c.Record); err != nil {
 			return c.ExitCode, fmt.Errorf("noting that container %s has ended: %w", c.Name, err)
@@ -130,6 +130,11 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 // or a short name that registries.conf gives another registry. A complete name
 // is one file to open; ids and everything else take a look at all names.
 func (e *Engine) FindImage(typed string) (*image.Image, error) {
+	if typed == builtinImage {
+		if img, err := e.Store.Lookup(builtinRef()); !errors.Is(err, image.ErrNotFound) {
+			return img, err
+		}
+	}
 	if ref, err := oci.ParseReference(typed); err == nil {
 		if img, err := e.Store.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
 			return img, err
@@ -179,16 +184,16 @@ func (e *Engine) confirm(r *Record) (gone bool) {
 		return errors.Is(err, os.ErrNotExist) // its owner is at work
 	}
 	defer lock.Close()
-	now, err := e.load(r.ID)
+	fresh, err := e.load(r.ID)
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
-	*r = *now
+	*r = *fresh
 	if r.Options.Remove && r.Status != Exited {
 		return e.destroy(r) == nil
 	}
 	if r.Status == Running && !alive(r) {
-		r.Status, r.Pid, r.ExitCode, r.FinishedAt = Exited, 0, fail.StatusSignal+int(unix.SIGKILL), time.Now()
+		r.Status, r.Pid, r.ExitCode, r.FinishedAt = Exited, 0, fail.StatusSignal+int(unix.SIGKILL), now()
 		r.Error = "moss was killed, and the container with it"
 		e.save(r)
 	}
@@ -199,3 +204,7 @@ func alive(r *Record) bool {
 	start, err := namespaces.StartTime(r.Pid)
 	return err == nil && start == r.StartTime
 }
+
+// now is the time in UTC: in local time it would take reading the time zone's
+// file just to write a record.
+func now() time.Time { return time.Now().UTC() }

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,7 +83,7 @@ func (e *Engine) start(c *container) (err error) {
 	if err != nil {
 		return e.explainStart(err, c, spec, view)
 	}
-	c.Status, c.Pid, c.StartedAt = Running, pid, time.Now()
+	c.Status, c.Pid, c.StartedAt = Running, pid, now()
 	if c.StartTime, err = namespaces.StartTime(pid); errors.Is(err, unix.ESRCH) {
 		err = nil // it has ended already
 	}
