@@ -204,12 +204,17 @@ func (e *Engine) reserve(c *container) (err error) {
 
 var errNameInUse = errors.New("the name is in use")
 
+// linkLength is how much of the id a name's link holds. ext4 keeps a target of
+// up to 59 bytes in the inode; deleting a longer one costs as much as all the
+// rest of giving a name back.
+const linkLength = 48
+
 // takeName makes the link names/NAME -> ID; that there can be only one such
 // link is what makes a name unique.
 func (e *Engine) takeName(name, id string) error {
 	link := filepath.Join(e.containers, "names", name)
 	for {
-		err := os.Symlink(id, link)
+		err := os.Symlink(id[:linkLength], link)
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -220,6 +225,7 @@ func (e *Engine) takeName(name, id string) error {
 		if err != nil {
 			return err
 		}
+		owner = e.wholeID(owner)
 		if r, loadErr := e.load(owner); errors.Is(loadErr, fs.ErrNotExist) && !e.beingMade(owner) || loadErr == nil && e.confirm(r) {
 			// left by one that was killed while it was made or removed
 			if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -230,6 +236,18 @@ func (e *Engine) takeName(name, id string) error {
 		return &fail.Error{Op: fmt.Sprintf("conflict: the container name %q is already in use by container", "/"+name), On: owner[:min(12, len(owner))], Err: errNameInUse,
 			Try: "moss rm " + name + ", or another name"}
 	}
+}
+
+// wholeID completes what a name's link holds; without such a container it
+// returns its argument.
+func (e *Engine) wholeID(prefix string) string {
+	entries, _ := os.ReadDir(e.containers)
+	for _, entry := range entries {
+		if isID(entry.Name()) && strings.HasPrefix(entry.Name(), prefix) {
+			return entry.Name()
+		}
+	}
+	return prefix
 }
 
 // beingMade reports whether some process works on the container's directory.
@@ -265,7 +283,7 @@ func (e *Engine) destroy(r *Record) error {
 		return err
 	}
 	link := filepath.Join(e.containers, "names", r.Name)
-	if owner, err := os.Readlink(link); err == nil && owner == r.ID {
+	if owner, err := os.Readlink(link); err == nil && owner != "" && strings.HasPrefix(r.ID, owner) {
 		os.Remove(link)
 	}
 	// What an overlay leaves when nothing was written, deepest first, is most
