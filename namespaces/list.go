@@ -169,12 +169,16 @@ func Container(s *Spec) *Program {
 	}
 	proc := p.root(s)
 	p.dev(s)
-	p.mounts(s, sources)
+	null := p.mounts(s, sources)
 	p.files(s)
 	p.proc(proc)
 	p.step("Let go of what moss has open", "a descriptor of a host directory, reached through /proc/self/fd, would be a way out (CVE-2024-21626)", "close_range(2)")
-	p.closeAllBut(s.keep())
-	p.mask(s)
+	keep := s.keep()
+	mask := slices.Max(keep) + 1
+	p.call("dup3", unix.SYS_DUP3, null.arg(), num(mask), show(unix.O_CLOEXEC, "O_CLOEXEC"))
+	p.accept(unix.EINVAL) // it has that number already
+	p.closeAllBut(append(keep, mask))
+	p.mask(s, fmt.Sprintf("/proc/self/fd/%d", mask))
 	if s.ReadOnly {
 		p.step("Make the root read-only", "", "mount_setattr(2)")
 		p.setReadOnly(atFDCWD(), "/", 0)
@@ -369,8 +373,10 @@ func (p *Program) dev(s *Spec) {
 	p.mount("mqueue", "/dev/mqueue", "mqueue", quiet, "")
 }
 
-// mounts puts the sources in place, in the order openSources opened them.
-func (p *Program) mounts(s *Spec, sources []result) {
+// mounts puts the sources in place, in the order openSources opened them. It
+// returns a descriptor of the /dev/null that is ours: one may have been mounted
+// over it when it is needed to hide other files.
+func (p *Program) mounts(s *Spec, sources []result) (null result) {
 	next := func() (r result) {
 		r, sources = sources[0], sources[1:]
 		return r
@@ -391,6 +397,7 @@ func (p *Program) mounts(s *Spec, sources []result) {
 		p.touch(d)
 		p.moveMount(r, d)
 	}
+	null = p.call("openat", unix.SYS_OPENAT, atFDCWD(), str("/dev/null"), show(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, "O_PATH|O_NOFOLLOW|O_CLOEXEC"))
 	for _, m := range s.Mounts {
 		p.step("Mount "+m.Target, "", "move_mount(2)", "tmpfs(5)")
 		for _, dir := range parents(m.Target) {
@@ -417,6 +424,7 @@ func (p *Program) mounts(s *Spec, sources []result) {
 		p.touch(initPath)
 		p.moveMount(next(), initPath)
 	}
+	return null
 }
 
 // files writes the container's own files into a file system in memory and shows
@@ -449,7 +457,10 @@ const emptyDir = "empty"
 // ours, so that no image can be in its way.
 const initPath = "/dev/moss-init"
 
-func (p *Program) mask(s *Spec) {
+// mask binds null, a name of our /dev/null, over what is hidden. Taken by its
+// usual name it could be what an image with a volume on /dev has there, down to
+// the hidden file itself (CVE-2025-31133).
+func (p *Program) mask(s *Spec, null string) {
 	if len(s.Masked)+len(s.ReadOnlyDir) == 0 {
 		return
 	}
@@ -460,7 +471,7 @@ func (p *Program) mask(s *Spec) {
 			p.accept(unix.ENOENT)
 			p.setReadOnly(atFDCWD(), m.Path, 0)
 		} else {
-			p.mount("/dev/null", m.Path, "", unix.MS_BIND, "") // our own /dev/null, which nobody could swap yet
+			p.mount(null, m.Path, "", unix.MS_BIND, "")
 		}
 		p.accept(unix.ENOENT) // this kernel has no such file
 	}
