@@ -150,3 +150,19 @@ free_port() {
 	done
 	echo "$port"
 }
+
+# make_user NAME [ids]: an ordinary user, as root; with a range of subordinate
+# ids or without any.
+make_user() {
+	id "$1" >/dev/null 2>&1 || useradd -m -s /bin/bash "$1" || adduser -D "$1" || die "cannot make the user $1"
+	local file first
+	for file in /etc/subuid /etc/subgid; do
+		if [ "${2-}" != ids ]; then
+			[ ! -e $file ] || sed -i "/^$1:/d" $file
+		elif ! grep -qs "^$1:" $file; then
+			touch $file
+			first=$(awk -F: 'BEGIN { top = 100000 } { end = $2 + $3; if (end > top) top = end } END { print top }' $file)
+			echo "$1:$first:65536" >>$file # above all ranges that are given
+		fi
+	done
+}

@@ -1,7 +1,7 @@
 // Command bench times programs against each other: every round runs each of
 // them once, so that whatever else the machine does meets them all alike.
 //
-//	bench [-n ROUNDS] [-warm ROUNDS] [-fresh DIR] [-pause TIME] CASE [--- CASE]…
+//	bench [-n ROUNDS] [-warm ROUNDS] [-fresh DIR] [-sync] CASE [--- CASE]…
 //
 // A CASE is a name and a command: NAME [VAR=VALUE…] PROGRAM [ARG…]. The
 // program is started directly, no shell is between. In the arguments and
@@ -42,11 +42,11 @@ func main() {
 	rounds := flag.Int("n", 50, "rounds that count")
 	warm := flag.Int("warm", 3, "rounds before them that do not")
 	fresh := flag.String("fresh", "", "where directories for {} are made")
-	pause := flag.Duration("pause", 0, "rest before each run")
+	flush := flag.Bool("sync", false, "write everything to disk before each run, so that none pays for another's")
 	flag.Parse()
 	subjects, err := parse(flag.Args())
 	if err == nil {
-		err = measure(subjects, *warm, *rounds, *fresh, *pause)
+		err = measure(subjects, *warm, *rounds, *fresh, *flush)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -93,7 +93,7 @@ func parse(args []string) ([]*subject, error) {
 	return all, nil
 }
 
-func measure(subjects []*subject, warm, rounds int, fresh string, pause time.Duration) error {
+func measure(subjects []*subject, warm, rounds int, fresh string, flush bool) error {
 	for round := range warm + rounds {
 		for i := range subjects {
 			// Each round starts with another, so that none always runs after the same.
@@ -105,7 +105,9 @@ func measure(subjects []*subject, warm, rounds int, fresh string, pause time.Dur
 					return err
 				}
 			}
-			time.Sleep(pause)
+			if flush {
+				syscall.Sync()
+			}
 			elapsed, usage, err := s.once(dir)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)

@@ -6,6 +6,7 @@
 //	mkimage layers HOST:PORT NAME FILE…      an image of layers that exist as .tar.gz files
 //	mkimage split N FILE.tar PREFIX          a tar dealt out to N files PREFIX1.tar.gz …, of like size
 //	mkimage layout DIR IMAGE                 a built-in image as an OCI image layout
+//	mkimage spec BUNDLE PROFILE ARG…         BUNDLE/config.json for an OCI runtime, with docker's seccomp PROFILE
 //	mkimage list [-no-owner] [-skip A,B] DIR a tree, one line an entry, with all that should survive
 //	mkimage expect [-no-owner] [-skip A,B] IMAGE
 //	                                         the same listing of a built-in image, computed from its layers
@@ -29,7 +30,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("push, layers, split, layout, list or expect?")
+		return fmt.Errorf("push, layers, split, layout, spec, list or expect?")
 	}
 	verb, args := args[0], args[1:]
 	flags := flag.NewFlagSet(verb, flag.ContinueOnError)
@@ -79,6 +80,8 @@ func run(args []string) error {
 			return err
 		}
 		return img.layout(args[0])
+	case verb == "spec" && len(args) > 2:
+		return spec(args[0], args[1], args[2:])
 	case verb == "list" && len(args) == 1:
 		return look.tree(os.Stdout, args[0])
 	case verb == "expect" && len(args) == 1:
