@@ -115,7 +115,7 @@ type globals struct{ help, version bool }
 func (c *command) globalFlags(f *pflag.FlagSet) *globals {
 	g := new(globals)
 	f.StringVar(&c.root, "root", "", "Keep images and containers in this directory\n(default $XDG_DATA_HOME/moss)")
-	f.StringVar(&c.runroot, "runroot", "", "Keep locks and sockets in this directory\n(default $XDG_RUNTIME_DIR/moss)")
+	f.StringVar(&c.runroot, "runroot", "", "Keep what need not outlive a boot in this directory\n(default $XDG_RUNTIME_DIR/moss)")
 	c.explainFlag(f)
 	boolFlag(f, &g.help, "help", "h", "Print usage")
 	boolFlag(f, &g.version, "version", "v", "Print version information and quit")

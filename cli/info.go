@@ -101,6 +101,9 @@ func idMapText(i container.Info) string {
 		n += r.Count
 	}
 	text := fmt.Sprintf("%s, %d user ids", i.IDs.Mode, n)
+	if n == 1 {
+		text = string(i.IDs.Mode) + ", your own id only"
+	}
 	if !i.IDsFixed {
 		text += " (decided at the first use)"
 	}

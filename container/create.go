@@ -116,6 +116,9 @@ func process(config oci.Config, o Options, id string) (ProcessConfig, error) {
 	p.Mounts = slices.Clone(o.Mounts)
 	for target := range config.Volumes {
 		target = path.Clean("/" + target)
+		if top, _, _ := strings.Cut(target[1:], "/"); top == "proc" || top == "sys" || top == "dev" {
+			continue // the kernel's, whatever an image says
+		}
 		if !slices.ContainsFunc(p.Mounts, func(m Mount) bool { return m.Target == target }) {
 			p.Mounts = append(p.Mounts, Mount{Type: "volume", Target: target, FromImage: true})
 		}

@@ -118,17 +118,18 @@ func (e *Engine) IDMap() (namespaces.IDMap, error) {
 		if err := json.Unmarshal(b, &m); err != nil {
 			return m, fmt.Errorf("reading %s: %w", path, err)
 		}
-		e.ids = &m
-		return m, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+		if m.Mode != namespaces.SingleID || !e.untouched() {
+			e.ids = &m
+			return m, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return namespaces.IDMap{}, err
 	}
 	m, note := namespaces.Detect()
-	if note != nil {
+	if note != nil && err != nil { // said once, not at each start until there is an image
 		e.Warn(&fail.Error{Op: "running with your own id only", Err: note,
 			Why:  "in this mode root of the container is you, and there is no second id to give files or processes to; owners inside images are remembered but not shown",
-			Try:  lessonTry(note) + "; then start with an empty store (moss rmi -f $(moss images -q))",
+			Try:  lessonTry(note) + "\n(a store without images and containers decides anew)",
 			Docs: "docs/ids.md"})
 	}
 	if b, err = json.MarshalIndent(m, "", "  "); err != nil {
@@ -139,6 +140,23 @@ func (e *Engine) IDMap() (namespaces.IDMap, error) {
 	}
 	e.ids = &m
 	return m, nil
+}
+
+// untouched reports whether nothing in the store belongs to anybody yet. Only
+// asked with a single id, where the answer may have become better.
+func (e *Engine) untouched() bool {
+	for _, dir := range []string{"layers", "containers", "volumes"} {
+		entries, err := os.ReadDir(filepath.Join(e.root, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		for _, entry := range entries {
+			if isID(entry.Name()) || dir == "volumes" {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func lessonTry(err error) string {
@@ -157,8 +175,7 @@ func (e *Engine) userNS(m namespaces.IDMap) (*namespaces.UserNS, error) {
 	return namespaces.JoinOrCreate(e.Store.RunRoot(), m)
 }
 
-// dir is the container's directory: record, upper, work, mount point, files
-// bound into it.
+// dir is the container's directory: its record, upper and work.
 func (e *Engine) dir(id string) string { return filepath.Join(e.containers, id) }
 
 func owns(info fs.FileInfo) bool {
@@ -166,7 +183,7 @@ func owns(info fs.FileInfo) bool {
 	return ok && uid == os.Geteuid() && info.IsDir()
 }
 
-// Key is a short text that identifies the map, for messages.
+// mapName says in a few words which map m is.
 func mapName(m namespaces.IDMap) string {
 	n := 0
 	for _, r := range m.UIDs {

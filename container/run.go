@@ -61,7 +61,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 		return 0, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}
 	release()
-	// [run 6/9] the wait: signals and the terminal are passed through until the end.
+	// [run 9/9] the wait: signals and the terminal are passed through until the end.
 	c.ExitCode = e.wait(c)
 	c.Status, c.Pid, c.FinishedAt = Exited, 0, now()
 	if !c.Options.Remove {

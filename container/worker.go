@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"moss/fail"
 	"moss/namespaces"
 	"moss/overlay"
 )
@@ -32,6 +33,10 @@ const (
 func ReexecMain(args []string) (handled bool, status int) {
 	if len(args) == 0 {
 		return false, 0
+	}
+	if os.Getpid() == 1 && !atHome() {
+		fmt.Fprintln(os.Stderr, "moss: exec: the image's program leads to /proc/self/exe, and that is moss itself")
+		return true, fail.StatusCannotExec
 	}
 	if isHello(args) {
 		return true, helloMain(args)
@@ -54,6 +59,22 @@ func ReexecMain(args []string) (handled bool, status int) {
 		return true, 1
 	}
 	return true, 0
+}
+
+// atHome reports whether this program's file is found under its own name in
+// the root it runs in. It is not when an image's program is a symlink, a #!
+// line or an ELF interpreter that leads to /proc/self/exe: between clone(2) and
+// execve(2) that is the host's moss, and as PID 1 it would offer itself to the
+// container under /proc/1/exe, to be overwritten (CVE-2019-5736). Nothing of
+// the image has run yet in that PID namespace, so ending is enough.
+func atHome() bool {
+	name, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	var running, named unix.Stat_t
+	return unix.Stat("/proc/self/exe", &running) == nil && unix.Stat(name, &named) == nil &&
+		running.Dev == named.Dev && running.Ino == named.Ino
 }
 
 // worker runs a role inside the store's id map and returns what it printed.

@@ -18,7 +18,7 @@ type Step struct {
 	What string   // "Stack five layers and an empty one to write to"
 	Call string   // `mount("overlay", …)`, `GET /v2/…`, `write /proc/self/uid_map "0 1000 1"`; "" when there is none
 	Why  string   // one line; "" when What says it all
-	See  []string // "overlayfs.rst", "pivot_root(2)", "overlay/mount.go#Options"
+	See  []string // "overlayfs.rst", "pivot_root(2)", "overlay/options.go#Options"
 }
 
 // Narrator prints steps as numbered text. It is safe for concurrent use.

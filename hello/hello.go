@@ -202,7 +202,7 @@ func (v *view) files(p *page) {
 		case m.point == "/":
 			root = m
 		case m.point == "/sys/fs/cgroup":
-		case below && (m.fsType == "tmpfs" && slices.Contains(m.options, "ro") || path.Base(m.root) == "null"):
+		case below && (m.fsType == "tmpfs" && slices.Contains(m.options, "ro") || path.Base(m.root) == "null" || path.Base(m.root) == "empty"):
 			hidden++
 		case below && m.fsType == "proc" && slices.Contains(m.options, "ro"):
 			readOnly++
@@ -213,7 +213,11 @@ func (v *view) files(p *page) {
 		key, value, _ := strings.Cut(o, "=")
 		switch key {
 		case "lowerdir":
-			lower += len(strings.Split(strings.ReplaceAll(value, "::", ":"), ":"))
+			for dir := range strings.SplitSeq(strings.ReplaceAll(value, "::", ":"), ":") {
+				if path.Base(dir) != "skeleton" { // the empty layer below every image's
+					lower++
+				}
+			}
 		case "lowerdir+":
 			lower++
 		case "upperdir":

@@ -135,7 +135,7 @@ func Container(s *Spec) *Program {
 		p.flags |= unix.CLONE_NEWUSER | s.cloneFlags()
 	}
 
-	// [run 7/9] the list: who am I. A user namespace makes the caller root of
+	// [run 6/9] the list: who am I. A user namespace makes the caller root of
 	// everything that is created after it, and of nothing else.
 	var sources []result
 	if s.UserNS != nil {
@@ -163,7 +163,7 @@ func Container(s *Spec) *Program {
 	p.step("Keep mounts from spreading", "what is mounted from here on is nobody else's", "mount_namespaces(7)")
 	p.mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 
-	// [run 8/9] the list: the root.
+	// [run 7/9] the list: the root.
 	if sources == nil {
 		sources = p.openSources(s)
 	}
@@ -185,7 +185,7 @@ func Container(s *Spec) *Program {
 	}
 	p.call("chdir", unix.SYS_CHDIR, str("/"))
 
-	// [run 9/9] the list: less power, then the program.
+	// [run 8/9] the list: less power, then the program.
 	p.identity(s)
 	p.terminal(s)
 	p.limits(s)

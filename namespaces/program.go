@@ -169,12 +169,12 @@ func (p *Program) Explain(n *explain.Narrator) {
 		}
 		var lines []string
 		for j := s.first; j < end; {
-			// Runs of the same call (a signal each, a capability each) are one line.
+			// A signal each, a capability each: such runs are one line.
 			k := j + 1
 			for k < end && p.calls[k].name == p.calls[j].name {
 				k++
 			}
-			if k-j > 8 {
+			if k-j > 8 && (p.calls[j].nr == unix.SYS_PRCTL || p.calls[j].nr == unix.SYS_RT_SIGACTION) {
 				lines = append(lines, fmt.Sprintf("%s … %s  (%d calls)", p.text(j), p.text(k-1), k-j))
 			} else {
 				for ; j < k; j++ {
