@@ -25,7 +25,7 @@ const keeperLife = 10 * time.Second
 // UserNS is an open user namespace with its map written. Close it after use;
 // what runs inside keeps it alive.
 type UserNS struct {
-	fd  int // pidfd of a process inside
+	fd  int // /proc/PID/ns/user: it keeps the namespace when the keeper ends
 	pid int
 	Map IDMap
 }
@@ -72,9 +72,9 @@ func JoinOrCreate(runroot string, m IDMap) (*UserNS, error) {
 	return u, nil
 }
 
-// joinKeeper opens the keeper that path names, or returns nil. A pid alone is
-// not an identity: it counts only with the start time, and only looked up
-// again once a pidfd pins it.
+// joinKeeper opens the namespace of the keeper that path names, or returns nil.
+// A pid alone is not an identity: it counts only with the start time, looked up
+// after the opening, which therefore met the same process.
 func joinKeeper(path string, m IDMap) *UserNS {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -84,7 +84,7 @@ func joinKeeper(path string, m IDMap) *UserNS {
 	if json.Unmarshal(b, &k) != nil || k.Pid <= 0 || !k.Map.Equal(m) {
 		return nil
 	}
-	fd, err := unix.PidfdOpen(k.Pid, 0)
+	fd, err := openUserNS(k.Pid)
 	if err != nil {
 		return nil
 	}
@@ -128,10 +128,10 @@ func newKeeper(m IDMap) (*UserNS, error) {
 		unix.Kill(pid, unix.SIGKILL)
 		wait(pid)
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := openUserNS(pid)
 	if err != nil {
 		undo()
-		return nil, fmt.Errorf("pidfd_open(2): %w", err)
+		return nil, fmt.Errorf("opening the new user namespace: %w", err)
 	}
 	if err := writeMaps(pid, m); err != nil {
 		unix.Close(fd)
@@ -144,6 +144,13 @@ func newKeeper(m IDMap) (*UserNS, error) {
 		return nil, fmt.Errorf("releasing the keeper: %w", err)
 	}
 	return &UserNS{fd: fd, pid: pid, Map: m}, nil
+}
+
+// openUserNS takes hold of the user namespace of a process. A pidfd would not
+// do: setns(2) refuses that of a process which has ended, and a keeper may end
+// between here and there.
+func openUserNS(pid int) (int, error) {
+	return unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
 var sleepText = "{" + strconv.Itoa(int(keeperLife/time.Second)) + " s}"

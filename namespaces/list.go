@@ -146,7 +146,7 @@ func Container(s *Spec) *Program {
 			" (inside→outside×count) was written once, by newuidmap(1) or by root; joining is cheaper than writing it again",
 			"user_namespaces(7)", "namespaces/keeper.go#JoinOrCreate")
 		p.call("fchdir", unix.SYS_FCHDIR, show(uintptr(s.BaseFD), "fd of "+s.Base))
-		p.call("setns", unix.SYS_SETNS, show(uintptr(s.UserNS.fd), "pidfd of the keeper"), show(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		p.call("setns", unix.SYS_SETNS, show(uintptr(s.UserNS.fd), "user namespace of the keeper"), show(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
 		p.call("setgroups", unix.SYS_SETGROUPS, num(0), null())
 		p.call("setresgid", unix.SYS_SETRESGID, num(0), num(0), num(0))
 		p.call("setresuid", unix.SYS_SETRESUID, num(0), num(0), num(0))

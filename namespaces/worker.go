@@ -19,7 +19,7 @@ func Worker(u *UserNS, m IDMap, argv []string, stdin, stdout, stderr *os.File) (
 	flags := uintptr(unix.SIGCHLD) | unix.CLONE_VM | unix.CLONE_VFORK
 	if u != nil {
 		p.step("Join the user namespace", "", "user_namespaces(7)")
-		p.call("setns", unix.SYS_SETNS, show(uintptr(u.fd), "pidfd of the keeper"), show(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		p.call("setns", unix.SYS_SETNS, show(uintptr(u.fd), "user namespace of the keeper"), show(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
 		p.call("setgroups", unix.SYS_SETGROUPS, num(0), null())
 		p.call("setresgid", unix.SYS_SETRESGID, num(0), num(0), num(0))
 		p.call("setresuid", unix.SYS_SETRESUID, num(0), num(0), num(0))
