@@ -84,9 +84,10 @@ func statusOf(err error) int {
 // lock, on the container's directory, is held.
 type container struct {
 	*Record
-	lock  *os.File
-	lower []string // the layers' names in image.Store.LinkDir, lowest first
-	stdio *stdio
+	lock    *os.File
+	lower   []string // the layers' names in image.Store.LinkDir, lowest first
+	stdio   *stdio
+	signals chan os.Signal // for the payload; watched since before it ran
 }
 
 func (c *container) release() {
@@ -156,7 +157,7 @@ func (e *Engine) FindImage(typed string) (*image.Image, error) {
 
 // wait passes signals on until the container's init has ended.
 func (e *Engine) wait(c *container) int {
-	forwardSignals(c.Pid, c.stdio.resize)
+	go forwardSignals(c.signals, c.Pid, c.stdio.resize)
 	var ws unix.WaitStatus
 	for {
 		_, err := unix.Wait4(c.Pid, &ws, 0, nil)

@@ -79,6 +79,7 @@ func (e *Engine) start(c *container) (err error) {
 	e.Explain.Section("The child: every system call from here to the program")
 	list.Explain(e.Explain)
 
+	c.signals = watchSignals()
 	pid, err := namespaces.Start(list)
 	if err != nil {
 		return e.explainStart(err, c, spec, view)

@@ -246,30 +246,35 @@ func receiveFD(socket int) (int, error) {
 	return fds[0], nil
 }
 
-// forwardSignals passes the signals moss gets on to pid, the container's init,
-// for as long as moss runs. Those that are about moss itself (its children, its
-// runtime, its job control) stay. The third Ctrl-C or SIGTERM kills: an init
-// that handles neither ignores both (pid_namespaces(7)).
-func forwardSignals(pid int, resize func()) {
+// watchSignals collects the signals that are for the container. It comes before
+// the start: whoever sees that the payload runs may send one, and must not hit
+// moss instead. Those that are about moss itself (its children, its
+// runtime, its job control) stay.
+func watchSignals() chan os.Signal {
 	// Each signal watched costs two system calls; the real-time ones, which
 	// nobody sends to a command, would double the price of a start.
 	ch := make(chan os.Signal, 128)
 	signal.Notify(ch, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
 		unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR, unix.SIGVTALRM, unix.SIGPROF)
-	go func() {
-		insist := 0
-		for sig := range ch {
-			switch sig {
-			case unix.SIGWINCH, unix.SIGCONT:
-				resize()
-			case unix.SIGINT, unix.SIGTERM:
-				if insist++; insist == 3 {
-					sig = unix.SIGKILL
-				}
+	return ch
+}
+
+// forwardSignals passes signals on to pid, the container's init, for as long as
+// moss runs. The third Ctrl-C or SIGTERM kills: an init that handles neither
+// ignores both (pid_namespaces(7)).
+func forwardSignals(ch <-chan os.Signal, pid int, resize func()) {
+	insist := 0
+	for sig := range ch {
+		switch sig {
+		case unix.SIGWINCH, unix.SIGCONT:
+			resize()
+		case unix.SIGINT, unix.SIGTERM:
+			if insist++; insist == 3 {
+				sig = unix.SIGKILL
 			}
-			unix.Kill(pid, sig.(syscall.Signal))
 		}
-	}()
+		unix.Kill(pid, sig.(syscall.Signal))
+	}
 }
 
 func unixTime(ts syscall.Timespec) time.Time { return time.Unix(ts.Unix()) }
