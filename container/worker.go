@@ -149,6 +149,12 @@ func (e *Engine) unpack(ctx context.Context, tar io.Reader, dir string) (notes [
 		return notes, nil
 	}
 	if m.Mode == namespaces.RootMap {
+		// What is outside the map must not stay the host's root's.
+		for i, f := range fixups {
+			if !m.Contains(f.UID, f.GID) {
+				fixups[i].UID, fixups[i].GID, fixups[i].Mode = 0, 0, f.Mode&^(unix.S_ISUID|unix.S_ISGID)
+			}
+		}
 		_, err := overlay.Apply(dir, fixups, m.Owner)
 		return notes, err
 	}
