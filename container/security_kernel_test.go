@@ -258,7 +258,7 @@ func TestReadOnlyKernel(t *testing.T) {
 		for _, p := range []string{"/proc/kcore", "/proc/keys", "/sys/firmware", "/proc", "/dev", "/sys", "/"} {
 			pairs = append(pairs, "umount "+p+" 2", "EPERM")
 		}
-		pairs = append(pairs, "write /proc/sysrq-trigger h", "EROFS|ENOENT", "write /proc/sys/kernel/ctrl-alt-del 1", "EROFS|EACCES",
+		pairs = append(pairs, "write /proc/sysrq-trigger h", "EROFS|ENOENT|EACCES", "write /proc/sys/kernel/ctrl-alt-del 1", "EROFS|EACCES",
 			"mkdir /sys/x", "EROFS", "mkdir /sys/fs/cgroup/x", "EROFS",
 			"mount proc /tmp proc 0", "EPERM", "mount tmpfs /tmp tmpfs 0", "EPERM", "open_tree /proc", "EPERM", "pivot /tmp", "EPERM",
 			"unshare 0x10000000", "EPERM", "unshare 0x20000", "EPERM", "sethost x", "EPERM", "mknod /tmp/kmem 0x102", "EPERM|"+m.faked(t), "handle /etc/passwd", "EPERM")
