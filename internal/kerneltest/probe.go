@@ -133,7 +133,12 @@ func mountOverlay(dir string) error {
 	if err := os.Remove("merged/file"); err != nil {
 		return err
 	}
-	return syscall.Unmount("merged", 0)
+	if err := syscall.Unmount("merged", 0); err != nil {
+		return err
+	}
+	// overlayfs made a directory in work that nobody may read: removed by
+	// who is root in here, as the caller could not.
+	return os.RemoveAll("work")
 }
 
 func newuidmap() error {
