@@ -522,8 +522,7 @@ func (p *Program) terminal(s *Spec) {
 	slave := p.call("ioctl", unix.SYS_IOCTL, master.arg(), show(unix.TIOCGPTPEER, "TIOCGPTPEER"), show(flags, "O_RDWR|O_NOCTTY|O_CLOEXEC"))
 	msg := newRightsMessage()
 	p.call("sendmsg", unix.SYS_SENDMSG, num(t.Socket),
-		arg{ptr: unsafe.Pointer(&msg.hdr), keep: msg, text: "{SCM_RIGHTS, [master]}", result: int(master) + 1,
-			offset: unsafe.Offsetof(msg.fd) - unsafe.Offsetof(msg.hdr)}, num(0))
+		arg{ptr: unsafe.Pointer(msg), text: "{SCM_RIGHTS, [master]}", result: int16(master) + 1, value: unsafe.Offsetof(msg.fd)}, num(0))
 	p.call("dup3", unix.SYS_DUP3, slave.arg(), num(0), num(0))
 	p.call("dup3", unix.SYS_DUP3, num(0), num(1), num(0))
 	p.call("dup3", unix.SYS_DUP3, num(0), num(2), num(0))
@@ -571,18 +570,15 @@ func (p *Program) drop(s *Spec) {
 		p.call("seccomp", unix.SYS_SECCOMP, show(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), show(s.SeccompFlags, fmt.Sprintf("%#x", s.SeccompFlags)),
 			mem(prog, fmt.Sprintf("{%d instructions}", prog.Len)))
 	}
-	last := LastCapability()
 	if dropped := AllCapabilities() &^ s.Caps; dropped != 0 {
 		p.step("Drop capabilities", "the bounding set limits every later execve(2), even of a setuid program", "capabilities(7)")
-		for i := 0; i <= last; i++ {
+		var each []uint8
+		for i := range 64 {
 			if dropped.Has(i) {
-				text := fmt.Sprint(i)
-				if i < len(capNames) {
-					text = "CAP_" + capNames[i]
-				}
-				p.call("prctl", unix.SYS_PRCTL, show(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), show(uintptr(i), text))
+				each = append(each, uint8(i))
 			}
 		}
+		p.callEach("prctl", unix.SYS_PRCTL, 1, each, show(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), show(0, "each of "+strings.Join(dropped.Names(), " ")))
 	}
 	if s.UserNS != nil {
 		p.step("Become the user", "", "credentials(7)")
@@ -676,11 +672,13 @@ func (p *Program) stdio(fds [3]int) {
 func (p *Program) resetSignals() {
 	p.step("Reset signals", "they were blocked since the clone; nothing of moss's own handling may remain", "signal(7)")
 	action := new([4]uint64) // SIG_DFL, no flags, empty mask
-	for sig := 1; sig <= 64; sig++ {
-		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
-			p.call("rt_sigaction", unix.SYS_RT_SIGACTION, num(sig), mem(action, "{SIG_DFL}"), null(), num(8))
+	all := make([]uint8, 0, 64)
+	for sig := uint8(1); sig <= 64; sig++ {
+		if sig != uint8(unix.SIGKILL) && sig != uint8(unix.SIGSTOP) {
+			all = append(all, sig)
 		}
 	}
+	p.callEach("rt_sigaction", unix.SYS_RT_SIGACTION, 0, all, show(0, "each of 1…64 but SIGKILL and SIGSTOP"), mem(action, "{SIG_DFL}"), null(), num(8))
 	p.call("rt_sigprocmask", unix.SYS_RT_SIGPROCMASK, show(unix.SIG_SETMASK, "SIG_SETMASK"), mem(action, "[]"), null(), num(8))
 }
 

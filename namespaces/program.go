@@ -41,34 +41,46 @@ type step struct {
 	first     int // index in calls
 }
 
-// call is one system call to be.
+// call is one system call to be, or several that differ in one argument only.
 type call struct {
 	name  string
 	nr    uintptr
-	args  []arg
+	args  [6]arg
+	n     int // how many of args count
 	flags uintptr
 	mask  uint64 // errnos below 64 that count as success
+	each  []uint8
+	vary  int // which argument each is for
 }
 
-// arg is one argument: what the kernel gets and what a reader sees.
+// ops is how many system calls c stands for.
+func (c *call) ops() int {
+	if c.each != nil {
+		return len(c.each)
+	}
+	return 1
+}
+
+// arg is one argument: what the kernel gets and what a reader sees. The list of
+// a container has about a thousand; they are kept small.
 type arg struct {
-	value  uintptr
-	text   string         // how to show it; "" means the number
-	str    string         // a string, NUL-terminated when the program is laid out
-	isStr  bool           //
-	ptr    unsafe.Pointer // memory the kernel reads or writes
-	keep   any            // what ptr points into
-	result int            // 1 + index of the call whose result this is
-	offset uintptr        // where in ptr the result goes, when result is set
+	value  uintptr        // a number, or where in ptr the result of a call goes
+	text   string         // how to show it, "" means the number; of a string, itself
+	ptr    unsafe.Pointer // memory the kernel reads or writes; keeps it alive, too
+	result int16          // 1 + index of the call whose result this is
+	isStr  bool           // text is a string for the kernel
 }
 
-func num(n int) arg                 { return arg{value: uintptr(n)} }
-func show(v uintptr, s string) arg  { return arg{value: v, text: s} }
-func str(s string) arg              { return arg{str: s, isStr: true} }
-func null() arg                     { return arg{text: "NULL"} }
-func atFDCWD() arg                  { return arg{value: uintptr(unix.AT_FDCWD & (1<<64 - 1)), text: "AT_FDCWD"} }
-func (r result) arg() arg           { return arg{result: int(r) + 1} }
-func mem[T any](p *T, s string) arg { return arg{ptr: unsafe.Pointer(p), keep: p, text: s} }
+func num(n int) arg                { return arg{value: uintptr(n)} }
+func show(v uintptr, s string) arg { return arg{value: v, text: s} }
+func str(s string) arg             { return arg{text: s, isStr: true} }
+func null() arg                    { return arg{text: "NULL"} }
+func atFDCWD() arg                 { return arg{value: uintptr(unix.AT_FDCWD & (1<<64 - 1)), text: "AT_FDCWD"} }
+func (r result) arg() arg          { return arg{result: int16(r) + 1} }
+
+// mem is memory for the kernel to read or write. It may point to more memory,
+// as Go pointers do: the collector sees them.
+func mem[T any](p *T, s string) arg { return arg{ptr: unsafe.Pointer(p), text: s} }
 
 // result is the value a call will return once the child has made it.
 type result int
@@ -105,8 +117,20 @@ func (p *Program) step(what, why string, see ...string) {
 }
 
 func (p *Program) call(name string, nr uintptr, args ...arg) result {
-	p.calls = append(p.calls, call{name: name, nr: nr, args: args})
+	if p.calls == nil {
+		p.calls = make([]call, 0, 256) // a container's list, with some room
+	}
+	p.calls = append(p.calls, call{name: name, nr: nr, n: len(args)})
+	copy(p.calls[len(p.calls)-1].args[:], args)
 	return result(len(p.calls) - 1)
+}
+
+// callEach adds a call once for each of values as its argument number vary,
+// whose text tells them all.
+func (p *Program) callEach(name string, nr uintptr, vary int, values []uint8, args ...arg) {
+	p.call(name, nr, args...)
+	c := &p.calls[len(p.calls)-1]
+	c.vary, c.each = vary, values
 }
 
 // accept makes the errors given count as success for the call last added.
@@ -121,21 +145,21 @@ func (p *Program) optional() { p.calls[len(p.calls)-1].flags |= opIgnore }
 
 // text is the call as strace(1) would print it.
 func (p *Program) text(i int) string {
-	c := p.calls[i]
+	c := &p.calls[i]
 	var b strings.Builder
 	b.WriteString(c.name)
 	b.WriteByte('(')
-	for j, a := range c.args {
+	for j, a := range c.args[:c.n] {
 		if j > 0 {
 			b.WriteString(", ")
 		}
 		switch {
+		case a.isStr:
+			b.WriteString(strconv.Quote(a.text))
 		case a.text != "":
 			b.WriteString(a.text)
-		case a.isStr:
-			b.WriteString(strconv.Quote(a.str))
 		case a.result > 0:
-			fmt.Fprintf(&b, "<%s>", p.resultName(a.result-1))
+			fmt.Fprintf(&b, "<%s>", p.resultName(int(a.result)-1))
 		default:
 			b.WriteString(strconv.Itoa(int(a.value)))
 		}
@@ -146,9 +170,9 @@ func (p *Program) text(i int) string {
 
 // resultName tells which call a descriptor came from: what it opened.
 func (p *Program) resultName(i int) string {
-	for _, a := range p.calls[i].args {
-		if a.isStr && a.str != "" {
-			return a.str
+	for _, a := range p.calls[i].args[:p.calls[i].n] {
+		if a.isStr && a.text != "" {
+			return a.text
 		}
 	}
 	return p.calls[i].name
@@ -168,20 +192,8 @@ func (p *Program) Explain(n *explain.Narrator) {
 			end = p.steps[i+1].first
 		}
 		var lines []string
-		for j := s.first; j < end; {
-			// A signal each, a capability each: such runs are one line.
-			k := j + 1
-			for k < end && p.calls[k].name == p.calls[j].name {
-				k++
-			}
-			if k-j > 8 && (p.calls[j].nr == unix.SYS_PRCTL || p.calls[j].nr == unix.SYS_RT_SIGACTION) {
-				lines = append(lines, fmt.Sprintf("%s … %s  (%d calls)", p.text(j), p.text(k-1), k-j))
-			} else {
-				for ; j < k; j++ {
-					lines = append(lines, p.text(j))
-				}
-			}
-			j = k
+		for j := s.first; j < end; j++ {
+			lines = append(lines, p.text(j))
 		}
 		n.Step(explain.Step{What: s.what, Call: strings.Join(lines, "\n"), Why: s.why, See: s.see})
 	}
@@ -198,49 +210,67 @@ func (p *Program) Calls() []string {
 }
 
 // layout writes the list into memory that both processes see, in the form the
-// assembly walks. It returns the mapping and the addresses in it; keep what it
-// returns last alive as long as the child may read its strings.
+// assembly walks. It returns the mapping and what is in it; keep what it returns
+// last alive as long as the child may read its strings.
 func (p *Program) layout() (mem []byte, sh *shared, ops []op, keep any, err error) {
-	size := sharedSize + opSize*len(p.calls)
-	mem, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	count, length := 0, 0
+	at := make([]int32, len(p.calls)) // where each call's op is
+	for i := range p.calls {
+		c := &p.calls[i]
+		at[i] = int32(count)
+		count += c.ops()
+		for _, a := range c.args[:c.n] {
+			if a.isStr {
+				length += len(a.text) + 1
+			}
+		}
+	}
+	size := sharedSize + opSize*count
+	mem, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, nil, nil, nil, fmt.Errorf("mmap(2) for the start list: %w", err)
 	}
 	sh = (*shared)(unsafe.Pointer(&mem[0]))
-	ops = unsafe.Slice((*op)(unsafe.Pointer(&mem[sharedSize])), len(p.calls))
+	ops = unsafe.Slice((*op)(unsafe.Pointer(&mem[sharedSize])), count)
 
-	var strs []byte // all strings, one after the other
-	length := 0
-	for _, c := range p.calls {
-		for _, a := range c.args {
-			if a.isStr {
-				length += len(a.str) + 1
-			}
-		}
-	}
-	strs = make([]byte, 0, length)
-	for i, c := range p.calls {
-		o := &ops[i]
+	strs := make([]byte, 0, length) // all strings, one after the other
+	for i := range p.calls {
+		c := &p.calls[i]
+		o := &ops[at[i]]
 		o.nr, o.flags, o.mask = c.nr, c.flags, c.mask
-		for j, a := range c.args {
+		for j, a := range c.args[:c.n] {
 			switch {
 			case a.isStr:
-				at := len(strs)
-				strs = append(append(strs, a.str...), 0)
-				o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(strs))) + uintptr(at)
+				begin := len(strs)
+				strs = append(append(strs, a.text...), 0)
+				o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(strs))) + uintptr(begin)
 			case a.ptr != nil:
 				o.args[j] = uintptr(a.ptr)
 				if a.result > 0 {
-					ops[a.result-1].storeAt(uintptr(a.ptr) + a.offset)
+					ops[at[a.result-1]].storeAt(uintptr(a.ptr) + a.value)
 				}
 			case a.result > 0:
-				ops[a.result-1].storeAt(uintptr(unsafe.Pointer(&o.args[j])))
+				ops[at[a.result-1]].storeAt(uintptr(unsafe.Pointer(&o.args[j])))
 			default:
 				o.args[j] = a.value
 			}
 		}
+		for k, v := range c.each {
+			ops[int(at[i])+k] = *o
+			ops[int(at[i])+k].args[c.vary] = uintptr(v)
+		}
 	}
 	return mem, sh, ops, strs, nil
+}
+
+// callOf is the index of the call that op number k belongs to.
+func (p *Program) callOf(k int) int {
+	for i := range p.calls {
+		if k -= p.calls[i].ops(); k < 0 {
+			return i
+		}
+	}
+	return len(p.calls) - 1 // every execve was tried and none succeeded
 }
 
 func (o *op) storeAt(addr uintptr) {
@@ -328,20 +358,18 @@ func (p *Program) report(sh *shared, ops []op) error {
 	if sh.failed == 0 {
 		return nil
 	}
-	i := int((sh.failed - uintptr(unsafe.Pointer(unsafe.SliceData(ops)))) / opSize)
-	if i >= len(p.calls) { // every execve was tried and none succeeded
-		i = len(p.calls) - 1
-	}
+	i := p.callOf(int((sh.failed - uintptr(unsafe.Pointer(unsafe.SliceData(ops)))) / opSize))
 	e := &StepError{Call: p.calls[i].name, Text: p.text(i), Err: unix.Errno(sh.errno)}
 	for _, s := range p.steps {
 		if s.first <= i {
 			e.Step = s.what
 		}
 	}
-	for j := len(p.calls) - 1; j >= 0 && p.calls[j].nr == unix.SYS_EXECVE; j-- {
-		if errno := -int(ops[j].ret); errno > 0 {
+	// The attempts at execve(2) are the last calls, an op each.
+	for j := 1; j <= len(p.calls) && p.calls[len(p.calls)-j].nr == unix.SYS_EXECVE; j++ {
+		if errno := -int(ops[len(ops)-j].ret); errno > 0 {
 			e.Exec = append([]unix.Errno{unix.Errno(errno)}, e.Exec...)
-			e.Path = append([]string{p.calls[j].args[0].str}, e.Path...)
+			e.Path = append([]string{p.calls[len(p.calls)-j].args[0].text}, e.Path...)
 		}
 	}
 	return e
