@@ -21,10 +21,10 @@ func GuardTerminal(fd int, state *unix.Termios) (release func(), err error) {
 	p := new(Program)
 	p.step("Wait for the end of moss", "", "pipe(7)")
 	p.call("setpgid", unix.SYS_SETPGID, num(0), num(0)) // Ctrl-C and Ctrl-Z are not for us
-	p.call("dup3", unix.SYS_DUP3, num(life[0]), num(0), num(0))
 	if fd != 1 {
-		p.call("dup3", unix.SYS_DUP3, num(fd), num(1), num(0))
+		p.call("dup3", unix.SYS_DUP3, num(fd), num(1), num(0)) // before 0 is taken: it may be the terminal
 	}
+	p.call("dup3", unix.SYS_DUP3, num(life[0]), num(0), num(0))
 	p.call("close_range", unix.SYS_CLOSE_RANGE, num(2), show(^uintptr(0)>>32, "~0U"), num(0))
 	p.call("prctl", unix.SYS_PRCTL, show(unix.PR_SET_NAME, "PR_SET_NAME"), str("moss-terminal"))
 	p.call("read", unix.SYS_READ, num(0), mem(&b[0], "…"), num(1))
