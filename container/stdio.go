@@ -37,6 +37,7 @@ type stdio struct {
 	outputs sync.WaitGroup
 	copies  []func() // started once the payload runs
 	master  *os.File
+	input   bool // what is typed goes to the master
 	restore func()
 }
 
@@ -122,6 +123,7 @@ func (s *stdio) openTerminal(o Options) error {
 		s.terminal.Size = *size
 	}
 	if o.Interactive {
+		s.input = true
 		return s.raw()
 	}
 	return nil
@@ -172,13 +174,11 @@ func (s *stdio) connect() error {
 		defer s.outputs.Done()
 		io.Copy(os.Stdout, s.master) // ends with EIO when the last slave is closed
 	}()
-	if s.restoreNeeded() {
+	if s.input {
 		go io.Copy(s.master, os.Stdin)
 	}
 	return nil
 }
-
-func (s *stdio) restoreNeeded() bool { return s.terminal != nil && isTerminal(0) }
 
 // resize passes the caller's window size on.
 func (s *stdio) resize() {
