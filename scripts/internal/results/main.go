@@ -150,14 +150,21 @@ func indent(output []string) string {
 	return strings.Join(lines[max(len(lines)-60, 0):], "")
 }
 
-// reason is what t.Skip was given: "file_test.go:12: reason".
+// reason is what t.Skip was given: "file_test.go:12: reason", twice over when
+// the test ran inside namespaces (internal/kerneltest).
 func reason(output []string) string {
 	for _, line := range output {
-		line = strings.TrimSpace(line)
-		if _, said, ok := strings.Cut(line, ".go:"); ok && !strings.HasPrefix(line, "---") {
-			if _, said, ok := strings.Cut(said, ": "); ok {
-				return strings.Join(strings.Fields(said), " ")
+		said := strings.TrimSpace(line)
+		for strings.Contains(said, ".go:") && !strings.HasPrefix(said, "---") {
+			_, position, _ := strings.Cut(said, ".go:")
+			_, after, ok := strings.Cut(position, ": ")
+			if !ok {
+				break
 			}
+			said = strings.TrimSpace(after)
+		}
+		if said != strings.TrimSpace(line) {
+			return said
 		}
 	}
 	return "no reason given"
