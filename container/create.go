@@ -21,6 +21,7 @@ import (
 	"moss/fail"
 	"moss/image"
 	"moss/oci"
+	"moss/overlay"
 )
 
 // defaultPath is what docker gives an image that sets no PATH.
@@ -40,6 +41,10 @@ func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
 			return nil, &fail.Error{Op: "using as root:", On: o.Rootfs, Err: cause(err, unix.ENOTDIR), Try: "--rootfs takes a directory"}
 		}
 		r.ImageName = r.Options.Rootfs
+		c.outline = new(outline)
+		if c.outline.Passwd, c.outline.Group, err = accounts(overlay.View{r.ImageName}); err != nil {
+			return nil, err
+		}
 	} else {
 		config = img.Config.Config
 		r.ImageName, r.ImageID, r.Manifest, r.Layers = o.Image, img.ID, img.Manifest.Digest, img.Config.RootFS.DiffIDs
@@ -50,6 +55,10 @@ func (e *Engine) create(o Options, img *image.Image) (c *container, err error) {
 		if c.lower, err = e.Store.Lowers(r.Layers); err != nil {
 			return nil, fmt.Errorf("the layers of %s: %w", o.Image, err)
 		}
+		if c.outline, err = e.outlineOf(img, c.lower); err != nil {
+			return nil, fmt.Errorf("looking into the layers of %s: %w", o.Image, err)
+		}
+		c.lower = c.lower[c.outline.Hidden:]
 	}
 	if r.Process, err = process(config, o, r.ID); err != nil {
 		return nil, err

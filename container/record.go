@@ -73,20 +73,15 @@ var (
 	ErrAmbiguous = errors.New("more than one container matches")
 )
 
-// save writes r: the first time straight into place, as nobody looks at a
-// directory without a record that is locked; later to a temporary name first.
-// It is not synced: after a power cut the container is not running anyway, and
-// its record is whole or absent.
+// save writes r to a temporary name and renames it. It is not synced: after a
+// power cut the container is not running anyway, and its record is whole or
+// absent.
 func (e *Engine) save(r *Record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(e.dir(r.ID), "record.json")
-	if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
-		_, err = f.Write(b)
-		return errors.Join(err, f.Close())
-	}
 	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
 		return err
 	}
@@ -118,7 +113,7 @@ func (e *Engine) List() ([]*Record, error) {
 			continue
 		}
 		r, err := e.load(entry.Name())
-		if err != nil && (errors.Is(err, fs.ErrNotExist) || e.beingMade(entry.Name())) {
+		if errors.Is(err, fs.ErrNotExist) {
 			e.sweep(entry.Name()) // unless somebody is at work on it
 			continue
 		}

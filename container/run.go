@@ -85,7 +85,8 @@ func statusOf(err error) int {
 type container struct {
 	*Record
 	lock    *os.File
-	lower   []string // the layers' names in image.Store.LinkDir, lowest first
+	lower   []string // names in image.Store.LinkDir of the layers to stack, lowest first
+	outline *outline
 	stdio   *stdio
 	signals chan os.Signal // for the payload; watched since before it ran
 }

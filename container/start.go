@@ -35,15 +35,11 @@ func (e *Engine) start(c *container) (err error) {
 	e.Explain.Step(explain.Step{What: "Decide whose ids the container has: " + mapName(m), Call: "id map " + m.String(),
 		Why: "inside→outside×count; decided once per store, because unpacked files belong to the ids of one map", See: []string{"docs/ids.md", "namespaces/idmap.go#Detect"}})
 
-	view := make(overlay.View, len(c.lower))
-	for i, short := range c.lower {
-		view[i] = filepath.Join(e.Store.LinkDir(), short)
-	}
-	view = view.Trim()
+	view := e.view(c.lower)
 	if c.Options.Rootfs != "" {
 		view = overlay.View{c.Options.Rootfs}
 	}
-	who, err := lookUpUser(view, c.Process.User, c.Options.GroupAdd)
+	who, err := lookUpUser(c.outline, c.Process.User, c.Options.GroupAdd)
 	if err != nil {
 		return err
 	}
@@ -127,7 +123,7 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 	if err := e.skeleton(m); err != nil {
 		return nil, err
 	}
-	if err := e.rootDirs(c, m, s, view); err != nil {
+	if err := e.rootDirs(c, m, s); err != nil {
 		return nil, err
 	}
 	if err := e.mounts(c, s, view); err != nil {
@@ -147,7 +143,7 @@ func (e *Engine) spec(c *container, m namespaces.IDMap, ns *namespaces.UserNS, v
 }
 
 // rootDirs makes the directories the root is put together from.
-func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, view overlay.View) (err error) {
+func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec) (err error) {
 	switch {
 	case c.Options.Rootfs == "/":
 		s.HostTree, err = hostTree()
@@ -156,23 +152,15 @@ func (e *Engine) rootDirs(c *container, m namespaces.IDMap, s *namespaces.Spec, 
 		s.Bind = c.Options.Rootfs
 		return nil
 	}
-	lower := append([]string{"../../skeleton"}, c.lower[len(c.lower)-len(view):]...)
-	perm := os.FileMode(0o755)
-	if len(view) > 0 {
-		// The merged root shows the upper directory's mode, not the image's.
-		if info, err := os.Stat(view[len(view)-1]); err == nil {
-			perm = info.Mode().Perm()
-		}
-	}
 	for _, d := range []struct {
 		name string
 		perm os.FileMode
-	}{{"upper", perm}, {"work", 0o755}} {
+	}{{"upper", c.outline.Perm}, {"work", 0o755}} {
 		if err := makeDir(filepath.Join(e.dir(c.ID), d.name), d.perm, m); err != nil {
 			return err
 		}
 	}
-	s.Overlay, err = overlay.Options(lower, "../../containers/"+c.ID+"/upper", "../../containers/"+c.ID+"/work")
+	s.Overlay, err = overlay.Options(append([]string{"../../skeleton"}, c.lower...), "../../containers/"+c.ID+"/upper", "../../containers/"+c.ID+"/work")
 	if c.Options.Remove {
 		// Unmounting an overlay syncs the whole file system its upper layer is
 		// on, milliseconds or seconds of other people's writes; what is about
