@@ -96,7 +96,7 @@ func images(busybox string) ([]image, error) {
 			"Cmd":        []string{"sh", "-c", "id -un; pwd; echo $GREETING; cat /data/seed"},
 			"Env":        []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GREETING=good morning"},
 			"User":       "app",
-			"WorkingDir": "/work/deep",
+			"WorkingDir": "/srv/deep",
 			"Volumes":    map[string]any{"/data": map[string]any{}},
 			"StopSignal": "SIGINT",
 			"Labels":     map[string]string{"made.by": "mkimage"},
