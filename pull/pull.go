@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -31,8 +32,9 @@ import (
 )
 
 // parallelLayers is how many layers are under way at once. Unpacking one keeps
-// about one core busy; the rest hides the network's latency.
-const parallelLayers = 4
+// a processor busy and some 20 MB of memory in use; two at a time also hide
+// each other's waits on the network.
+func parallelLayers() int { return min(max(runtime.GOMAXPROCS(0), 2), 4) }
 
 // Options say how to pull. The zero value pulls for this machine, silently.
 type Options struct {
@@ -367,7 +369,7 @@ func (p *puller) layers(ctx context.Context, blobs []oci.Descriptor, ids []oci.D
 	defer cancel(nil)
 	var work sync.WaitGroup
 	next := make(chan int)
-	for range min(parallelLayers, len(missing)) {
+	for range min(parallelLayers(), len(missing)) {
 		work.Go(func() {
 			for i := range next {
 				if err := p.layer(ctx, blobs[i], ids[i], func(s State, n int64) { show(i, s, n) }); err != nil {

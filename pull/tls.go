@@ -97,7 +97,7 @@ func (t *transports) get(host string) (*http.Transport, error) {
 		TLSHandshakeTimeout:    15 * time.Second,
 		DisableCompression:     true, // blobs are verified as they are sent
 		ReadBufferSize:         256 << 10,
-		MaxIdleConnsPerHost:    parallelLayers,
+		MaxIdleConnsPerHost:    parallelLayers(),
 		MaxResponseHeaderBytes: 256 << 10,
 		// One connection per layer: HTTP/2 would send all layers through one,
 		// with one congestion window and small frames to copy. Because of
