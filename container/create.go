@@ -240,7 +240,7 @@ func (e *Engine) takeName(name, id string) error {
 		owner = e.wholeID(owner)
 		if r, loadErr := e.load(owner); errors.Is(loadErr, fs.ErrNotExist) && !e.beingMade(owner) || loadErr == nil && e.confirm(r) {
 			// left by one that was killed while it was made or removed
-			if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := e.dropName(name, owner); err != nil {
 				return err
 			}
 			continue
@@ -248,6 +248,33 @@ func (e *Engine) takeName(name, id string) error {
 		return &fail.Error{Op: fmt.Sprintf("conflict: the container name %q is already in use by container", "/"+name), On: owner[:min(12, len(owner))], Err: errNameInUse,
 			Try: "moss rm " + name + ", or another name"}
 	}
+}
+
+// dropName takes a name from the container with this id, when it has it. Those
+// who look whose a name is and then remove it take turns: without the lock the
+// second would remove the link that the first has made anew in between, and
+// both would have the name.
+func (e *Engine) dropName(name, id string) error {
+	if name == "" {
+		return nil
+	}
+	names := filepath.Join(e.containers, "names")
+	lock, err := os.Open(names)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("flock(2) %s: %w", names, err)
+	}
+	link := filepath.Join(names, name)
+	if owner, err := os.Readlink(link); err != nil || owner == "" || !strings.HasPrefix(id, owner) {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // wholeID completes what a name's link holds; without such a container it
@@ -294,9 +321,8 @@ func (e *Engine) destroy(r *Record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	link := filepath.Join(e.containers, "names", r.Name)
-	if owner, err := os.Readlink(link); err == nil && owner != "" && strings.HasPrefix(r.ID, owner) {
-		os.Remove(link)
+	if err := e.dropName(r.Name, r.ID); err != nil {
+		return err
 	}
 	// What an overlay leaves when nothing was written, deepest first, is most
 	// often all there is: a tenth of the time of a general removal, which has
@@ -323,6 +349,11 @@ func (e *Engine) sweep(id string) {
 	defer lock.Close()
 	if _, err := e.load(id); errors.Is(err, fs.ErrNotExist) {
 		e.removeTree(e.dir(id))
+		// Nothing says which name it had taken.
+		names, _ := os.ReadDir(filepath.Join(e.containers, "names"))
+		for _, n := range names {
+			e.dropName(n.Name(), id)
+		}
 	}
 }
 
