@@ -324,14 +324,17 @@ func (e *Engine) destroy(r *Record) error {
 	if err := e.dropName(r.Name, r.ID); err != nil {
 		return err
 	}
-	// What an overlay leaves when nothing was written, deepest first, is most
-	// often all there is: a tenth of the time of a general removal, which has
-	// to look first. The kernel's own directory "work/work" has mode 0.
-	for _, d := range []string{"work/work/incompat/volatile", "work/work/incompat", "work/work", "work", "upper", ""} {
-		if d == "work/work/incompat/volatile" && r.Options.Remove {
-			unix.Chmod(filepath.Join(dir, "work/work"), 0o700)
-			unix.Unlink(filepath.Join(dir, d, "dirty"))
+	// What an overlay leaves when nothing was written is most often all there
+	// is: a tenth of the time of a general removal, which has to look first.
+	// The kernel's own directories have mode 0.
+	own := []string{"work/work", "work/work/incompat", "work/work/incompat/volatile"}
+	if r.Options.Remove {
+		for _, d := range own {
+			unix.Chmod(filepath.Join(dir, d), 0o700)
 		}
+		unix.Unlink(filepath.Join(dir, own[2], "dirty"))
+	}
+	for _, d := range []string{own[2], own[1], own[0], "work", "upper", ""} {
 		err = unix.Rmdir(filepath.Join(dir, d))
 	}
 	if err == nil {

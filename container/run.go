@@ -53,16 +53,18 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 		}
 	}()
 	// [run 5/9] the start.
-	if err := e.start(c); err != nil {
+	if err := e.start(c, release); err != nil {
 		c.Status, c.ExitCode, c.Error, c.FinishedAt = Created, statusOf(err), err.Error(), now()
 		if !c.Options.Remove {
 			err = errors.Join(err, e.save(c.Record))
 		}
 		return 0, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}
-	release()
 	// [run 9/9] the wait: signals and the terminal are passed through until the end.
 	c.ExitCode = e.wait(c)
+	if err := <-c.recorded; err != nil {
+		return 0, fmt.Errorf("noting that container %s runs: %w", c.Name, err)
+	}
 	c.Status, c.Pid, c.FinishedAt = Exited, 0, now()
 	if !c.Options.Remove {
 		if err := e.save(c.Record); err != nil {
@@ -89,6 +91,8 @@ type container struct {
 	outline *outline
 	stdio   *stdio
 	signals chan os.Signal // for the payload; watched since before it ran
+
+	recorded chan error // how writing the record of the running container went
 }
 
 func (c *container) release() {
@@ -157,7 +161,7 @@ func (e *Engine) FindImage(typed string) (*image.Image, error) {
 }
 
 // wait passes signals on until the container's init has ended.
-func (e *Engine) wait(c *container) int {
+func (e *Engine) wait(c *container) (status int) {
 	go forwardSignals(c.signals, c.Pid, c.stdio.resize)
 	var ws unix.WaitStatus
 	for {

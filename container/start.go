@@ -21,8 +21,9 @@ import (
 )
 
 // start turns the record into the list of system calls and has a child walk
-// it. When it returns without an error the payload is being executed.
-func (e *Engine) start(c *container) (err error) {
+// it. When it returns without an error the payload is being executed; recorded
+// is called when its record is written, and c.recorded tells how that went.
+func (e *Engine) start(c *container, recorded func()) (err error) {
 	m, err := e.IDMap()
 	if err != nil {
 		return err
@@ -85,16 +86,25 @@ func (e *Engine) start(c *container) (err error) {
 		err = nil // it has ended already
 	}
 	if err == nil {
-		err = e.save(c.Record)
-	}
-	if err == nil {
 		err = c.stdio.connect()
 	}
 	if err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 		unix.Wait4(pid, nil, 0, nil)
+		return err
 	}
-	return err
+	// The payload need not wait for the record.
+	r := *c.Record
+	c.recorded = make(chan error, 1)
+	go func() {
+		err := e.save(&r)
+		if err != nil && alive(&r) {
+			unix.Kill(pid, unix.SIGKILL) // a container that no command knows of must not go on
+		}
+		recorded()
+		c.recorded <- err
+	}()
+	return nil
 }
 
 // spec looks up everything the list needs.
