@@ -41,10 +41,10 @@ func TestMain(m *testing.M) {
 	if root := os.Getenv(runHelloEnv); root != "" {
 		os.Exit(runHello(root))
 	}
-	switch os.Args[0] {
+	switch filepath.Base(os.Args[0]) {
 	case runRole:
 		os.Exit(runMain(os.Args[1], os.Args[2]))
-	case payloadPath, "payload":
+	case filepath.Base(payloadPath):
 		os.Exit(payload(os.Args[1:]))
 	}
 	status := m.Run()
