@@ -371,7 +371,21 @@ func (e *Engine) Remove(r *Record, force bool) error {
 			return err
 		}
 	}
-	return e.destroy(r)
+	// The moss that ran it may still be noting how it ended, or removing it.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		lock, err := lockDir(e.dir(r.ID))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			defer lock.Close()
+			return e.destroy(r)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("removing container %s: another command is at work on it: %w", r.Name, err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // killAndWait ends the container's init, and with it everything inside

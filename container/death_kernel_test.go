@@ -3,8 +3,6 @@ package container
 import (
 	"testing"
 	"time"
-
-	"moss/namespaces"
 )
 
 // TestDeathKernel kills the moss of a payload that has changed its user, as
@@ -20,9 +18,6 @@ func TestDeathKernel(t *testing.T) {
 		"init":            {Init: true, Args: []string{"setuid 1000", "ready", "sleep 5000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "another user" && m.mode(t) != namespaces.SingleID {
-				t.Skip("the kernel forgets PR_SET_PDEATHSIG when a process changes its user, and nothing stands in for it yet")
-			}
 			o.Image, o.Network, o.Name, o.Remove = img, "none", "mortal", true
 			cmd := m.command(o)
 			if err := cmd.Start(); err != nil {

@@ -92,10 +92,14 @@ type container struct {
 	stdio   *stdio
 	signals chan os.Signal // for the payload; watched since before it ran
 
+	unguard  func()     // lets go of the process that ends the payload when moss is killed
 	recorded chan error // how writing the record of the running container went
 }
 
 func (c *container) release() {
+	if c.unguard != nil {
+		c.unguard()
+	}
 	if c.stdio != nil {
 		c.stdio.close()
 	}

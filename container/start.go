@@ -85,6 +85,9 @@ func (e *Engine) start(c *container, recorded func()) (err error) {
 	if c.StartTime, err = namespaces.StartTime(pid); errors.Is(err, unix.ESRCH) {
 		err = nil // it has ended already
 	}
+	if err == nil && ns != nil {
+		c.unguard, err = namespaces.GuardPayload(pid)
+	}
 	if err == nil {
 		err = c.stdio.connect()
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -260,21 +262,32 @@ func watchSignals() chan os.Signal {
 }
 
 // forwardSignals passes signals on to pid, the container's init, for as long as
-// moss runs. The third Ctrl-C or SIGTERM kills: an init that handles neither
-// ignores both (pid_namespaces(7)).
+// moss runs. An init ignores what it has no handler for (pid_namespaces(7)); so
+// that Ctrl-C is not in vain there, the third one kills.
 func forwardSignals(ch <-chan os.Signal, pid int, resize func()) {
 	insist := 0
-	for sig := range ch {
+	for s := range ch {
+		sig := s.(syscall.Signal)
 		switch sig {
 		case unix.SIGWINCH, unix.SIGCONT:
 			resize()
 		case unix.SIGINT, unix.SIGTERM:
-			if insist++; insist == 3 {
+			if insist++; insist >= 3 && !catches(pid, sig) {
 				sig = unix.SIGKILL
 			}
 		}
-		unix.Kill(pid, sig.(syscall.Signal))
+		unix.Kill(pid, sig)
 	}
+}
+
+// catches reports whether a process has a handler for sig: SigCgt in
+// proc_pid_status(5), a bit mask in hexadecimal.
+func catches(pid int, sig syscall.Signal) bool {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	_, mask, _ := strings.Cut(string(b), "\nSigCgt:\t")
+	mask, _, _ = strings.Cut(mask, "\n")
+	bits, err := strconv.ParseUint(mask, 16, 64)
+	return err != nil || bits&(1<<(sig-1)) != 0
 }
 
 func unixTime(ts syscall.Timespec) time.Time { return time.Unix(ts.Unix()) }

@@ -136,6 +136,9 @@ func (p *Program) callEach(name string, nr uintptr, vary int, values []uint8, ar
 // accept makes the errors given count as success for the call last added.
 func (p *Program) accept(errnos ...unix.Errno) {
 	for _, e := range errnos {
+		if e >= 64 {
+			panic("namespaces: the mask of accepted errors has 64 bits")
+		}
 		p.calls[len(p.calls)-1].mask |= 1 << uint(e)
 	}
 }
@@ -316,20 +319,7 @@ func (p *Program) start(flags uintptr) (pid int, failure func() error, err error
 	}
 	report := func() error { return p.report(sh, ops) }
 
-	// No signal may find the child with Go's handlers and our memory: block
-	// all of them for the clone; the list itself ends with resetting them.
-	var all, old unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
-		return 0, nil, err
-	}
-	first := uintptr(unsafe.Pointer(unsafe.SliceData(ops)))
-	r := spawn(flags, first, first+opSize*uintptr(len(ops)), uintptr(unsafe.Pointer(sh)))
-	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	r := p.spawn(flags, sh, ops)
 	runtime.KeepAlive(keep)
 	runtime.KeepAlive(p)
 
@@ -351,6 +341,39 @@ func (p *Program) start(flags uintptr) (pid int, failure func() error, err error
 	}
 	unix.Munmap(mapping)
 	return pid, nil, err
+}
+
+// spawn clones the child.
+func (p *Program) spawn(flags uintptr, sh *shared, ops []op) uintptr {
+	// No signal may find the child with Go's handlers and our memory: block
+	// all of them for the clone; a list that ends with execve resets them.
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
+		return -uintptr(err.(unix.Errno))
+	}
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(ops)))
+	r := spawn(flags, first, first+opSize*uintptr(len(ops)), uintptr(unsafe.Pointer(sh)))
+	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	return r
+}
+
+// share starts a child that walks the list in the caller's own memory while the
+// caller goes on. keep must stay reachable as long as the child lives.
+func (p *Program) share() (pid int, keep any, err error) {
+	_, sh, ops, strs, err := p.layout()
+	if err != nil {
+		return 0, nil, err
+	}
+	r := p.spawn(unix.CLONE_VM|uintptr(unix.SIGCHLD), sh, ops)
+	if errno := -int(r); errno > 0 && errno < 4096 {
+		return 0, nil, fmt.Errorf("clone(2): %w", unix.Errno(errno))
+	}
+	return int(r), []any{p, strs}, nil
 }
 
 // report reads what the child left in the shared memory.
