@@ -121,6 +121,7 @@ type unpacker struct {
 	gone   map[string]bool // paths that whiteouts of this layer name
 	xgone  map[string]bool // those spelled with an xattr (whiteout.go)
 	opaque map[string]bool // directories marked opaque; kept only beside xgone
+	origin map[string]bool // directories marked as having whiteouts
 	notes  map[string]note
 }
 
@@ -521,6 +522,7 @@ func (u *unpacker) removeTree(parent *node, name, p string) error {
 func (u *unpacker) drop(p string) {
 	delete(u.made, p)
 	delete(u.xgone, p)
+	delete(u.origin, p)
 	delete(u.opaque, p)
 	if i, ok := u.fixAt[p]; ok {
 		u.fixups[i].Path = ""

@@ -29,6 +29,7 @@ const (
 
 	// With the mount option userxattr overlayfs reads these instead of
 	// "trusted.overlay." (kernel overlayfs.rst, "User xattr").
+	originXattr   = "user.overlay.origin"   // "": was copied up, from nobody knows where
 	opaqueXattr   = "user.overlay.opaque"   // "y": hides all below; "x": has whiteouts spelled as xattr
 	whiteoutXattr = "user.overlay.whiteout" // on an empty file in an "x" directory, Linux 6.7
 
@@ -63,6 +64,9 @@ func (u *unpacker) whiteoutEntry(parent *node, base string) error {
 // whiteout hides p of the layers below.
 func (u *unpacker) whiteout(parent *node, name, p string) error {
 	u.gone[p] = true
+	if err := u.setOrigin(parent); err != nil {
+		return err
+	}
 	err := mknodWhiteout(parent.fd, name)
 	if err == nil {
 		return nil
@@ -81,6 +85,23 @@ func (u *unpacker) whiteout(parent *node, name, p string) error {
 		return call("mknodat(2)", p, err)
 	}
 	return u.xattrWhiteout(parent, name, p, err)
+}
+
+// setOrigin marks a directory that holds whiteouts. The kernel takes them out of
+// a listing where it merges directories; in one that only this layer has, and
+// that has no origin, it would list names that do not exist.
+func (u *unpacker) setOrigin(dir *node) error {
+	if u.origin[dir.path] {
+		return nil
+	}
+	if u.origin == nil {
+		u.origin = make(map[string]bool)
+	}
+	u.origin[dir.path] = true
+	if err := setDirXattr(dir.fd, ".", originXattr, nil); err != unix.EOPNOTSUPP {
+		return call("fsetxattr(2)", dir.path, err)
+	}
+	return nil // such a file system cannot keep opaque directories either; the first one says so
 }
 
 // mknodWhiteout makes the 0:0 device. A variable, so that a test can stand in
