@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -114,6 +115,15 @@ func process(config oci.Config, o Options, id string) (ProcessConfig, error) {
 	}
 	p.Env = mergeEnv(p.Env, config.Env)
 	p.Env = mergeEnv(p.Env, o.Env)
+
+	for _, s := range slices.Concat(p.Argv(), p.Env, []string{p.WorkingDir, p.User, p.Hostname}, slices.Collect(maps.Keys(config.Volumes))) {
+		if strings.ContainsRune(s, 0) {
+			return p, fmt.Errorf("%q has a NUL byte, at which the kernel would cut it", s)
+		}
+	}
+	if len(p.Hostname) > 64 {
+		return p, &fail.Error{Op: "host name", On: p.Hostname, Err: unix.EINVAL, Why: "the kernel allows 64 bytes (sethostname(2))", Try: "a shorter one with --hostname"}
+	}
 
 	p.Labels = map[string]string{}
 	for k, v := range config.Labels {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	osuser "os/user"
 	"path/filepath"
 	"strconv"
 
@@ -85,9 +86,14 @@ func dataDir(root string) (string, error) {
 		return "/var/lib/moss", nil
 	}
 	home, err := os.UserHomeDir()
+	if err != nil || home == "" {
+		if me, lookErr := osuser.Current(); lookErr == nil {
+			home, err = me.HomeDir, nil
+		}
+	}
 	if err != nil || !filepath.IsAbs(home) {
 		return "", &fail.Error{Op: "finding a place for the store", Err: errors.New("no home directory"),
-			Why: "neither XDG_DATA_HOME nor HOME is set", Try: "say where with --root DIR"}
+			Why: "neither XDG_DATA_HOME nor HOME is set, and the system knows no home of yours", Try: "say where with --root DIR"}
 	}
 	return filepath.Join(home, ".local/share/moss"), nil
 }

@@ -60,26 +60,34 @@ func explainExec(step *namespaces.StepError, c *container, s *namespaces.Spec, v
 	name := s.Argv[0]
 	lesson := &fail.Error{Op: "exec", On: fmt.Sprintf("%q", name), Err: unix.ENOENT}
 	status := fail.StatusNotFound
+	image := view
 	for i, errno := range step.Exec {
 		found := step.Path[i]
+		view, inView, known := seen(image, s, found)
+		if !known {
+			lesson.Err = errno
+			if errno != unix.ENOENT && errno != unix.ENOTDIR {
+				status = fail.StatusCannotExec
+			}
+			continue
+		}
 		switch errno {
 		case unix.ENOENT, unix.ENOTDIR:
-			if info, err := view.Stat(found); err == nil && !info.IsDir() {
-				if why, try := interpreter(view, found); why != "" {
-					lesson.Err, lesson.Why, lesson.Try = errno, why, try
-					return &fail.ExitError{Status: status, Err: lesson}
-				}
+			if info, err := view.Stat(inView); err == nil && !info.IsDir() {
+				lesson.Err = errno
+				lesson.Why, lesson.Try = interpreter(image, fileHead(view, inView), view, inView, found)
+				return &fail.ExitError{Status: status, Err: lesson}
 			}
 			continue
 		case unix.EACCES:
-			if info, err := view.Stat(found); err == nil && info.IsDir() && found != name {
+			if info, err := view.Stat(inView); err == nil && info.IsDir() && found != name {
 				continue // a directory of that name in PATH
 			}
 			status, lesson.Err = fail.StatusCannotExec, errno
-			lesson.Why, lesson.Try = whyDenied(view, found)
+			lesson.Why, lesson.Try = whyDenied(view, inView, found)
 		case unix.ENOEXEC:
 			status, lesson.Err = fail.StatusCannotExec, errno
-			lesson.Why, lesson.Try = whyNotExecutable(view, found, c)
+			lesson.Why, lesson.Try = whyNotExecutable(fileHead(view, inView), found, c)
 			return &fail.ExitError{Status: status, Err: lesson}
 		default:
 			status, lesson.Err = fail.StatusCannotExec, errno
@@ -88,7 +96,9 @@ func explainExec(step *namespaces.StepError, c *container, s *namespaces.Spec, v
 	}
 	if status == fail.StatusNotFound {
 		if strings.Contains(name, "/") {
-			lesson.Why = "the image has no such file"
+			if _, _, known := seen(image, s, name); known {
+				lesson.Why = "there is no such file in the container"
+			}
 		} else {
 			lesson.Err = errors.New("executable file not found in $PATH")
 			lesson.Why = "it is in none of these: " + directories(step.Path)
@@ -100,6 +110,29 @@ func explainExec(step *namespaces.StepError, c *container, s *namespaces.Spec, v
 	return &fail.ExitError{Status: status, Err: lesson}
 }
 
+// seen says where the container sees name: in the image, or in what is mounted
+// over it. known is false where nobody can look from outside.
+func seen(image overlay.View, s *namespaces.Spec, name string) (view overlay.View, inView string, known bool) {
+	view, inView, known = image, name, true
+	longest := -1
+	for _, m := range s.Mounts {
+		rest, below := strings.CutPrefix(path.Clean(name), m.Target)
+		if !below || rest != "" && rest[0] != '/' || len(m.Target) < longest {
+			continue
+		}
+		longest = len(m.Target)
+		switch {
+		case m.Type != "bind":
+			known = false
+		case m.File:
+			view, inView, known = overlay.View{path.Dir(m.Source)}, "/"+path.Base(m.Source), true
+		default:
+			view, inView, known = overlay.View{m.Source}, path.Clean("/"+rest), true
+		}
+	}
+	return view, inView, known
+}
+
 func directories(paths []string) string {
 	var dirs []string
 	for _, p := range paths {
@@ -108,8 +141,8 @@ func directories(paths []string) string {
 	return strings.Join(dirs, ":")
 }
 
-func whyDenied(view overlay.View, found string) (why, try string) {
-	info, err := view.Stat(found)
+func whyDenied(view overlay.View, inView, found string) (why, try string) {
+	info, err := view.Stat(inView)
 	switch {
 	case err != nil:
 		return "", ""
@@ -125,8 +158,7 @@ func whyDenied(view overlay.View, found string) (why, try string) {
 
 // interpreter reports the interpreter that a script or a dynamic binary names
 // and the image lacks (execve(2), ENOENT).
-func interpreter(view overlay.View, name string) (why, try string) {
-	head := fileHead(view, name)
+func interpreter(image overlay.View, head []byte, view overlay.View, inView, name string) (why, try string) {
 	interp, kind := "", "script"
 	if line, ok := bytes.CutPrefix(head, []byte("#!")); ok {
 		line, _, _ = bytes.Cut(line, []byte("\n"))
@@ -136,7 +168,7 @@ func interpreter(view overlay.View, name string) (why, try string) {
 		if fields := strings.Fields(string(line)); len(fields) > 0 {
 			interp = fields[0]
 		}
-	} else if f, err := view.Open(name); err == nil {
+	} else if f, err := view.Open(inView); err == nil {
 		defer f.Close()
 		if bin, err := elf.NewFile(f); err == nil {
 			kind = "program"
@@ -153,7 +185,7 @@ func interpreter(view overlay.View, name string) (why, try string) {
 	if interp == "" {
 		return "", ""
 	}
-	if _, err := view.Stat(interp); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := image.Stat(interp); !errors.Is(err, fs.ErrNotExist) {
 		return "", ""
 	}
 	if kind == "program" {
@@ -164,8 +196,7 @@ func interpreter(view overlay.View, name string) (why, try string) {
 }
 
 // whyNotExecutable looks at a file that the kernel has no loader for.
-func whyNotExecutable(view overlay.View, name string, c *container) (why, try string) {
-	head := fileHead(view, name)
+func whyNotExecutable(head []byte, name string, c *container) (why, try string) {
 	switch {
 	case len(head) == 0:
 		return name + " is empty", ""

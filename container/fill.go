@@ -97,8 +97,40 @@ func fillFile(dst *os.Root, to, from string, view overlay.View) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	return errors.Join(copySparse(out, in), out.Close())
+}
+
+// copySparse copies in to out and leaves holes where in has them (lseek(2),
+// SEEK_DATA): a layer of a few bytes may hold a file of a terabyte.
+func copySparse(out, in *os.File) error {
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if err := out.Truncate(info.Size()); err != nil {
+		return err
+	}
+	for at := int64(0); ; {
+		data, err := in.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil // nothing but a hole is left
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = in.Seek(data, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		if _, err := in.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := out.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(out, in, at-data); err != nil {
+			return err
+		}
+	}
 }
 
 // likeSource gives a copy its owner, mode and times. An owner outside the map

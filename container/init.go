@@ -1,7 +1,9 @@
 package container
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -23,8 +25,8 @@ func initMain(args []string) int {
 	argv := args[2:]
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "moss: exec: %v\n", err)
-		if os.IsPermission(err) {
+		fmt.Fprintf(os.Stderr, "moss: %v\n", err)
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EISDIR) {
 			return fail.StatusCannotExec
 		}
 		return fail.StatusNotFound

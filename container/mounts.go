@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ func (e *Engine) mounts(c *container, s *namespaces.Spec, view overlay.View) err
 		}
 		s.Mounts = append(s.Mounts, out)
 	}
-	return etcFiles(c, s)
+	return etcFiles(c, s, view)
 }
 
 func (e *Engine) mount(c *container, m *Mount, i int, s *namespaces.Spec, view overlay.View) (namespaces.Mount, error) {
@@ -50,13 +51,20 @@ func (e *Engine) mount(c *container, m *Mount, i int, s *namespaces.Spec, view o
 		out.Flags, out.Data, err = tmpfsOptions(m)
 		return out, err
 	case "volume":
+		out.Volume = true
+		if m.VolumeSubpath != "" {
+			return out, &fail.Error{Op: "volume-subpath", On: m.VolumeSubpath, Err: errors.New("not supported yet"), Try: "mount the whole volume"}
+		}
 		out.Source, err = e.volume(c, m, i, s, view)
 		return out, err
 	}
 	info, err := os.Stat(m.Source)
 	if errors.Is(err, fs.ErrNotExist) && m.CreateSource {
 		// -v of a missing directory makes it, as docker does
-		if err = os.MkdirAll(m.Source, 0o755); err == nil {
+		old := unix.Umask(0o022)
+		err = os.MkdirAll(m.Source, 0o755)
+		unix.Umask(old)
+		if err == nil {
 			info, err = os.Stat(m.Source)
 		}
 	}
@@ -136,7 +144,7 @@ func (e *Engine) volume(c *container, m *Mount, i int, s *namespaces.Spec, view 
 			return "", fmt.Errorf("volume name %q: want letters, digits, '_', '.' and '-'; a host directory starts with / or ./", m.Source)
 		}
 		volumes := filepath.Join(e.root, "volumes")
-		if err := os.MkdirAll(volumes, 0o711); err != nil {
+		if err := makeDir(volumes, 0o711, namespaces.IDMap{}); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", err
 		}
 		dir = filepath.Join(volumes, m.Source)
@@ -155,10 +163,7 @@ func (e *Engine) volume(c *container, m *Mount, i int, s *namespaces.Spec, view 
 		return "", err
 	}
 	fresh := filepath.Join(making, "_data")
-	if err := os.Mkdir(fresh, 0o755); err != nil {
-		return "", err
-	}
-	if err := chownToRoot(fresh, s.ContainerMap()); err != nil {
+	if err := makeDir(fresh, 0o755, s.ContainerMap()); err != nil {
 		return "", err
 	}
 	if info, err := view.Stat(m.Target); err == nil && info.IsDir() && !m.VolumeNoCopy && c.Options.Rootfs == "" {
@@ -172,9 +177,39 @@ func (e *Engine) volume(c *container, m *Mount, i int, s *namespaces.Spec, view 
 	return data, nil
 }
 
+// followLinks follows a file's symlink inside the image also where it leads to
+// nothing yet, as /etc/resolv.conf does in images made from machines with
+// systemd: the file is then made there.
+func followLinks(view overlay.View, target string) string {
+	at := target
+	for range 8 {
+		info, err := view.Lstat(at)
+		if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+			return at
+		}
+		link, err := view.Readlink(at)
+		if err != nil {
+			return at
+		}
+		if !path.IsAbs(link) {
+			link = path.Join(path.Dir(at), link)
+		}
+		at = path.Clean("/" + link)
+	}
+	return target
+}
+
+// apt downloads as a user of its own and looks whether it has become that user.
+// With a single id it only seems so (seccomp.Options, FakeOwner), and apt would
+// stop; this tells it to stay root.
+const (
+	aptSettings = "/etc/apt/apt.conf.d"
+	aptSingleID = "// Written by moss: this container has a single id (docs/ids.md).\nAPT::Sandbox::User \"root\";\n"
+)
+
 // etcFiles adds the files of /etc that depend on the container rather than on
 // the image, unless something else is mounted in their place.
-func etcFiles(c *container, s *namespaces.Spec) error {
+func etcFiles(c *container, s *namespaces.Spec, view overlay.View) error {
 	hosts, err := hostsFile(c)
 	if err != nil {
 		return err
@@ -183,11 +218,16 @@ func etcFiles(c *container, s *namespaces.Spec) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []namespaces.File{
+	files := []namespaces.File{
 		{Target: "/etc/resolv.conf", Content: resolv},
 		{Target: "/etc/hostname", Content: c.Process.Hostname + "\n"},
 		{Target: "/etc/hosts", Content: hosts},
-	} {
+	}
+	if s.UserNS == nil && s.UID == 0 && c.outline.Apt {
+		files = append(files, namespaces.File{Target: aptSettings + "/zz-moss-single-id", Content: aptSingleID})
+	}
+	for _, f := range files {
+		f.Target = followLinks(view, f.Target)
 		if !slices.ContainsFunc(s.Mounts, func(m namespaces.Mount) bool { return m.Target == f.Target || m.Target == "/etc" }) {
 			s.Files = append(s.Files, f)
 		}

@@ -23,6 +23,7 @@ type outline struct {
 	Perm   fs.FileMode `json:"perm"`   // mode of the root directory
 	Passwd []byte      `json:"passwd"` // /etc/passwd, empty when there is none
 	Group  []byte      `json:"group"`  // /etc/group
+	Apt    bool        `json:"apt"`    // has apt's directory for settings
 }
 
 const (
@@ -52,6 +53,9 @@ func (e *Engine) outlineOf(img *image.Image, lower []string) (*outline, error) {
 	var err error
 	if o.Passwd, o.Group, err = accounts(view); err != nil {
 		return nil, err
+	}
+	if info, err := view.Stat(aptSettings); err == nil {
+		o.Apt = info.IsDir()
 	}
 	if b, err := json.Marshal(o); err == nil && len(b) < outlineLimit {
 		e.keepOutline(path, b) // by the way: the next start will look again if it fails

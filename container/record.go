@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"moss/fail"
 	"moss/oci"
 )
 
@@ -46,6 +47,8 @@ type Record struct {
 	FinishedAt time.Time `json:"FinishedAt"`
 	ExitCode   int       `json:"ExitCode"`
 	Error      string    `json:"Error,omitempty"` // why it did not start
+
+	damaged bool // the record could not be read; only ID counts
 }
 
 // ProcessConfig is what is executed: the image's config with the options over it.
@@ -118,7 +121,11 @@ func (e *Engine) List() ([]*Record, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			// One damaged file must not stop every command. It can be removed.
+			e.Warn(&fail.Error{Op: "container", On: entry.Name()[:12], Err: err, Why: "its record is damaged",
+				Try: "moss rm " + entry.Name()[:12]})
+			all = append(all, &Record{ID: entry.Name(), Status: Exited, Error: "its record is damaged", damaged: true})
+			continue
 		}
 		if gone := e.confirm(r); !gone {
 			all = append(all, r)
@@ -162,6 +169,9 @@ func (e *Engine) InUse() (func(oci.DiffID) bool, error) {
 	}
 	used := map[oci.DiffID]bool{}
 	for _, r := range all {
+		if r.damaged { // it may stand on any
+			return func(oci.DiffID) bool { return true }, nil
+		}
 		for _, id := range r.Layers {
 			used[id] = true
 		}

@@ -92,6 +92,7 @@ type container struct {
 	stdio   *stdio
 	signals chan os.Signal // for the payload; watched since before it ran
 
+	pidfd    int        // of the container's init, 0 before it runs
 	unguard  func()     // lets go of the process that ends the payload when moss is killed
 	recorded chan error // how writing the record of the running container went
 }
@@ -99,6 +100,9 @@ type container struct {
 func (c *container) release() {
 	if c.unguard != nil {
 		c.unguard()
+	}
+	if c.pidfd > 0 {
+		unix.Close(c.pidfd)
 	}
 	if c.stdio != nil {
 		c.stdio.close()
@@ -166,16 +170,17 @@ func (e *Engine) FindImage(typed string) (*image.Image, error) {
 
 // wait passes signals on until the container's init has ended.
 func (e *Engine) wait(c *container) (status int) {
-	go forwardSignals(c.signals, c.Pid, c.stdio.resize)
+	go forwardSignals(c.signals, c.Pid, c.pidfd, c.stdio.resize)
 	var ws unix.WaitStatus
-	for {
-		_, err := unix.Wait4(c.Pid, &ws, 0, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		break
+	_, err := unix.Wait4(c.Pid, &ws, 0, nil)
+	for err == unix.EINTR {
+		_, err = unix.Wait4(c.Pid, &ws, 0, nil)
 	}
 	c.stdio.drain()
+	if err != nil {
+		e.Warn(fmt.Errorf("wait4(2) %d: %w", c.Pid, err))
+		return fail.StatusMoss
+	}
 	return exitStatus(ws)
 }
 

@@ -48,6 +48,9 @@ func (e *Engine) start(c *container, recorded func()) (err error) {
 		c.Process.Env = append(c.Process.Env, "HOME="+who.home)
 	}
 	if ns == nil {
+		if len(c.Options.GroupAdd) > 0 {
+			e.Warn(&fail.Error{Op: "--group-add has no effect", Why: "there is one group id only", Docs: "docs/ids.md"})
+		}
 		m = namespaces.SingleMap(who.uid, who.gid)
 	} else if !m.Contains(who.uid, who.gid) {
 		return &fail.Error{Op: "running as", On: fmt.Sprintf("%d:%d", who.uid, who.gid), Err: errors.New("these ids do not exist in the container"),
@@ -84,6 +87,9 @@ func (e *Engine) start(c *container, recorded func()) (err error) {
 	c.Status, c.Pid, c.StartedAt = Running, pid, now()
 	if c.StartTime, err = namespaces.StartTime(pid); errors.Is(err, unix.ESRCH) {
 		err = nil // it has ended already
+	}
+	if err == nil {
+		c.pidfd, err = unix.PidfdOpen(pid, 0)
 	}
 	if err == nil && ns != nil {
 		c.unguard, err = namespaces.GuardPayload(pid)

@@ -37,14 +37,16 @@ type stdio struct {
 	opened  []*os.File // handed to the child, closed here once it has started
 	ours    []*os.File // closed at the end
 	outputs sync.WaitGroup
-	copies  []func() // started once the payload runs
+	sources []*os.File    // what copyOut reads
+	ended   chan struct{} // closed when the container has ended
+	copies  []func()      // started once the payload runs
 	master  *os.File
 	input   bool // what is typed goes to the master
 	restore func()
 }
 
 func openStdio(o Options) (s *stdio, err error) {
-	s = &stdio{socket: -1, restore: func() {}}
+	s = &stdio{socket: -1, restore: func() {}, ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.closeOpened()
@@ -97,14 +99,9 @@ func (s *stdio) openPipes(o Options) error {
 			return err
 		}
 		s.opened, s.child[i] = append(s.opened, w), int(w.Fd())
-		s.ours = append(s.ours, r)
+		s.ours, s.sources = append(s.ours, r), append(s.sources, r)
 		s.outputs.Add(1)
-		s.copies = append(s.copies, func() {
-			go func() {
-				defer s.outputs.Done()
-				io.Copy(out, r)
-			}()
-		})
+		s.copies = append(s.copies, func() { go s.copyOut(out, r) })
 	}
 	return nil
 }
@@ -172,12 +169,13 @@ func (s *stdio) connect() error {
 	}
 	s.master = os.NewFile(uintptr(master), "master")
 	s.outputs.Add(1)
-	go func() {
-		defer s.outputs.Done()
-		io.Copy(os.Stdout, s.master) // ends with EIO when the last slave is closed
-	}()
+	s.sources = append(s.sources, s.master)
+	go s.copyOut(os.Stdout, s.master)
 	if s.input {
-		go io.Copy(s.master, os.Stdin)
+		go func() {
+			io.Copy(s.master, os.Stdin)
+			s.master.Close() // in raw mode no key ends the input: the terminal is gone, and so is the container's
+		}()
 	}
 	return nil
 }
@@ -192,19 +190,41 @@ func (s *stdio) resize() {
 	}
 }
 
-// drain waits until all that the container wrote has been copied. What it
-// wrote is in the pipe or the terminal already; somebody outside the container
-// may hold the other end open, so the wait is not for ever.
-func (s *stdio) drain() {
-	done := make(chan struct{})
-	go func() {
-		s.outputs.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(2 * time.Second):
+// copyOut copies what the container writes. Once it has ended everything it
+// wrote is there to read, however slowly the reader takes it; only somebody
+// outside who holds the other end open could keep it from an end of file.
+func (s *stdio) copyOut(dst io.Writer, src *os.File) {
+	defer s.outputs.Done()
+	buf := make([]byte, 32<<10)
+	for {
+		select {
+		case <-s.ended:
+			src.SetReadDeadline(time.Now().Add(foreignWait))
+		default:
+		}
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return // a terminal's end is EIO
+		}
 	}
+}
+
+// foreignWait is how long an ended container's output may be silent before it
+// counts as held open by somebody else.
+const foreignWait = 2 * time.Second
+
+// drain waits until all that the container wrote has been copied.
+func (s *stdio) drain() {
+	close(s.ended)
+	for _, src := range s.sources {
+		src.SetReadDeadline(time.Now().Add(foreignWait))
+	}
+	s.outputs.Wait()
 }
 
 func (s *stdio) closeOpened() {
@@ -264,7 +284,7 @@ func watchSignals() chan os.Signal {
 // forwardSignals passes signals on to pid, the container's init, for as long as
 // moss runs. An init ignores what it has no handler for (pid_namespaces(7)); so
 // that Ctrl-C is not in vain there, the third one kills.
-func forwardSignals(ch <-chan os.Signal, pid int, resize func()) {
+func forwardSignals(ch <-chan os.Signal, pid, pidfd int, resize func()) {
 	insist := 0
 	for s := range ch {
 		sig := s.(syscall.Signal)
@@ -276,7 +296,7 @@ func forwardSignals(ch <-chan os.Signal, pid int, resize func()) {
 				sig = unix.SIGKILL
 			}
 		}
-		unix.Kill(pid, sig)
+		unix.PidfdSendSignal(pidfd, sig, nil, 0) // a pid may be somebody else's by now
 	}
 }
 

@@ -35,7 +35,7 @@ func lookUpUser(o *outline, spec string, groupAdd []string) (user, error) {
 	if len(groupAdd) > 0 {
 		more, err := mobyuser.GetAdditionalGroups(groupAdd, bytes.NewReader(o.Group))
 		if err != nil {
-			return user{}, &fail.Error{Op: "--group-add:", Err: err, Try: "a number, or a group that the image has"}
+			return user{}, &fail.Error{Op: "--group-add", Err: err, Try: "a number, or a group that the image has"}
 		}
 		u.groups = append(u.groups, more...)
 	}

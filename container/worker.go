@@ -109,6 +109,7 @@ func (e *Engine) worker(stdin io.Reader, argv ...string) (string, error) {
 	go func() {
 		b, _ := io.ReadAll(io.LimitReader(out, 64<<10))
 		printed <- string(b)
+		io.Copy(io.Discard, out)
 	}()
 	status, err := namespaces.Worker(ns, m, argv, in, print, print)
 	in.Close()

@@ -11,6 +11,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+
+	"moss/fail"
 )
 
 // Step is one thing that happened.
@@ -53,7 +55,7 @@ func (n *Narrator) Step(s Step) {
 	if len(s.See) > 0 {
 		fmt.Fprintf(&b, "     see: %s\n", strings.Join(s.See, ", "))
 	}
-	io.WriteString(n.w, b.String())
+	io.WriteString(n.w, fail.Clean(b.String()))
 }
 
 // Section prints a heading between steps.

@@ -12,7 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Error is a failure with a lesson attached. Err keeps the cause, so that
@@ -52,14 +55,35 @@ func (e *Error) Unwrap() error { return e.Err }
 //	  try: …
 //	  see: docs/…
 func Print(w io.Writer, err error) {
-	fmt.Fprintf(w, "moss: %v\n", err)
+	fmt.Fprintf(w, "moss: %s\n", Clean(err.Error()))
 	printLesson(w, err)
 }
 
 // Warn is Print for something that was worked around.
 func Warn(w io.Writer, err error) {
-	fmt.Fprintf(w, "moss: warning: %v\n", err)
+	fmt.Fprintf(w, "moss: warning: %s\n", Clean(err.Error()))
 	printLesson(w, err)
+}
+
+// Clean makes text from an image or a registry safe to show: what steers a
+// terminal (control characters) or turns the direction of reading (format
+// characters) is spelled out. Line breaks and tabs stay.
+func Clean(s string) string {
+	steers := func(r rune) bool {
+		return r != '\n' && r != '\t' && (unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) || r == utf8.RuneError)
+	}
+	if strings.IndexFunc(s, steers) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if steers(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 func printLesson(w io.Writer, err error) {
@@ -71,7 +95,7 @@ func printLesson(w io.Writer, err error) {
 		{"why", lesson.Why}, {"try", lesson.Try}, {"see", lesson.Docs},
 	} {
 		if line.text != "" {
-			fmt.Fprintf(w, "  %s: %s\n", line.label, strings.ReplaceAll(line.text, "\n", "\n       "))
+			fmt.Fprintf(w, "  %s: %s\n", line.label, strings.ReplaceAll(Clean(line.text), "\n", "\n       "))
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,6 +107,13 @@ var rootRange = Range{0, 1 << 29, 65536}
 func Detect() (IDMap, error) {
 	uid := os.Geteuid()
 	uids, gids, err := subordinate(uid)
+	if uid == 0 && nested() {
+		return SingleMap(0, 0), &fail.Error{
+			Op: "root of a user namespace has not", On: "ids to give away",
+			Why:  "moss runs inside a container or another user namespace, and /proc/self/uid_map does not hold all ids",
+			Docs: "docs/ids.md",
+		}
+	}
 	if uid == 0 {
 		if len(uids) == 0 || len(gids) == 0 {
 			uids, gids = []Range{rootRange}, []Range{rootRange}
@@ -126,6 +134,13 @@ func Detect() (IDMap, error) {
 		return all
 	}
 	return IDMap{Mode: FullMap, UIDs: behind(uid, uids), GIDs: behind(os.Getegid(), gids)}, nil
+}
+
+// nested reports whether this user namespace is not the host's: there all ids
+// are mapped to themselves.
+func nested() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && !slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"})
 }
 
 // subordinate reads the caller's lines of /etc/subuid and /etc/subgid
@@ -193,10 +208,22 @@ func freeRange(files ...string) int {
 	return free
 }
 
+// findHelper looks in PATH, and where distributions put setuid programs.
+func findHelper(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	for _, dir := range []string{"/usr/bin", "/usr/sbin", "/usr/local/bin"} {
+		if err == nil {
+			break
+		}
+		path, err = exec.LookPath(dir + "/" + name)
+	}
+	return path, err
+}
+
 // checkHelpers looks for the two setuid programs and their privilege.
 func checkHelpers() error {
 	for _, name := range []string{"newuidmap", "newgidmap"} {
-		path, err := exec.LookPath(name)
+		path, err := findHelper(name)
 		if err != nil {
 			return &fail.Error{
 				Op: "no", On: name, Err: errors.New("not found in PATH"),
@@ -248,7 +275,11 @@ func runHelper(name string, pid int, ranges []Range) error {
 	for _, r := range ranges {
 		args = append(args, strconv.Itoa(r.Container), strconv.Itoa(r.Host), strconv.Itoa(r.Count))
 	}
-	out, err := exec.Command(name, args...).CombinedOutput()
+	path, err := findHelper(name)
+	if err != nil {
+		return checkHelpers()
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
 	if err != nil {
 		return &fail.Error{
 			Op: name, On: strings.Join(args, " "), Err: err,

@@ -65,6 +65,7 @@ type Mount struct {
 	Source       string // host path, or relative to Base
 	Target       string
 	File         bool // Source is not a directory
+	Volume       bool // Source holds the container's own ids, not the caller's
 	ReadOnly     bool
 	NonRecursive bool
 	Propagation  uintptr // MS_SLAVE, MS_SHARED …; 0 is private
@@ -147,7 +148,6 @@ func Container(s *Spec) *Program {
 			"user_namespaces(7)", "namespaces/keeper.go#JoinOrCreate")
 		p.call("fchdir", unix.SYS_FCHDIR, show(uintptr(s.BaseFD), "fd of "+s.Base))
 		p.call("setns", unix.SYS_SETNS, show(uintptr(s.UserNS.fd), "user namespace of the keeper"), show(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
-		p.call("setgroups", unix.SYS_SETGROUPS, num(0), null())
 		p.call("setresgid", unix.SYS_SETRESGID, num(0), num(0), num(0))
 		p.call("setresuid", unix.SYS_SETRESUID, num(0), num(0), num(0))
 		p.step("Create the other namespaces", "a process enters a new PID namespace by being born in it; "+
@@ -162,6 +162,7 @@ func Container(s *Spec) *Program {
 	}
 	p.step("Keep mounts from spreading", "what is mounted from here on is nobody else's", "mount_namespaces(7)")
 	p.mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	p.call("umask", unix.SYS_UMASK, num(0)) // what is made below has the modes written there, whatever the caller's mask
 
 	// [run 7/9] the list: the root.
 	if sources == nil {
@@ -231,6 +232,12 @@ func (p *Program) openSources(s *Spec) (sources []result) {
 	for _, m := range s.Mounts {
 		if m.Type == "bind" {
 			r := p.openTree(m.Source, !m.NonRecursive)
+			if s.UserNS != nil && s.UserNS.Map.Mode == RootMap && !m.Volume {
+				// Root's own files are root's inside, too: an idmapped mount. Where
+				// the file system knows none they show as nobody's.
+				p.setattr(r.arg(), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(s.UserNS.fd)}, "idmap")
+				p.optional()
+			}
 			if m.ReadOnly {
 				flags := unix.AT_EMPTY_PATH
 				if !m.NonRecursive {
@@ -433,7 +440,11 @@ func (p *Program) mounts(s *Spec, sources []result) (null result) {
 func (p *Program) files(s *Spec) {
 	p.step("Write the container's own files", "in memory: they are made anew at each start", "resolv.conf(5)", "hosts(5)")
 	p.real("/proc")
-	p.mount("tmpfs", "/proc", "tmpfs", quiet, "mode=755,size=1m")
+	size := 1 << 20
+	for _, f := range s.Files {
+		size += len(f.Content)
+	}
+	p.mount("tmpfs", "/proc", "tmpfs", quiet, fmt.Sprintf("mode=755,size=%d", size))
 	p.call("chdir", unix.SYS_CHDIR, str("/proc"))
 	p.mkdir(emptyDir, 0o555)
 	for _, f := range s.Files {

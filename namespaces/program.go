@@ -331,6 +331,9 @@ func (p *Program) start(flags uintptr) (pid int, failure func() error, err error
 	if flags&unix.CLONE_VFORK == 0 {
 		return pid, report, nil
 	}
+	// A child that became another user while it shared our memory took from it
+	// the mark that lets our own /proc/self be ours (PR_SET_DUMPABLE(2const)).
+	unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
 	err = report()
 	if sh.pid != 0 { // the first child only made the second, and is gone
 		wait(pid)

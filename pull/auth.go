@@ -108,9 +108,9 @@ func (a *authorizer) token(ctx context.Context) (token string, ttl time.Duration
 	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
 		return "", 0, &fail.Error{Op: "get a token for", On: a.r.host, Err: fmt.Errorf("the registry names %q as its token server", clip(a.challenge.params["realm"], 200))}
 	}
-	if realm.Scheme == "http" && a.r.url().Scheme == "https" && !a.r.unverified {
+	if realm.Scheme == "http" && !a.r.loose(realm.Host) {
 		return "", 0, &fail.Error{Op: "get a token from", On: realm.Host, Err: errors.New("the token server is not https"),
-			Why: "the registry is reached over https but sends its visitors to a server that would get the password in the clear"}
+			Why: "the registry sends its visitors to a server that would get the password in the clear"}
 	}
 	scope := a.challenge.params["scope"]
 	if scope == "" {

@@ -47,6 +47,7 @@ type registry struct {
 	client     *http.Client
 	transports *transports
 	unverified bool
+	declared   bool // the user said so, or said not; loopback is a guess
 	auth       *authorizer
 
 	mu        sync.Mutex
@@ -61,7 +62,8 @@ func (s *surroundings) registry(src source, o Options, conf *registriesConf, war
 	}
 	r := &registry{host: host, repo: src.ref.Repository, ref: src.ref, s: s, explain: o.Explain, warn: warn}
 	r.try, r.unverified = schemes(host, src.insecure, o.TLSVerify)
-	r.transports = &transports{s: s, registry: host, unverified: r.unverified}
+	r.declared = src.insecure != nil || o.TLSVerify != nil
+	r.transports = &transports{s: s, registry: host, loose: r.loose}
 	r.client = &http.Client{Transport: r.transports, CheckRedirect: r.redirect}
 	r.auth = &authorizer{r: r, find: func(ctx context.Context) (credentials, error) {
 		return s.credentials(ctx, src.ref, conf.helpers, warn)
@@ -79,6 +81,13 @@ func (r *registry) url() *url.URL {
 	return &url.URL{Scheme: r.try[0], Host: r.host}
 }
 
+// loose reports whether host may go without https and verified certificates.
+// That a registry on loopback may does not make its token server or where it
+// redirects to safe: it may be a tunnel.
+func (r *registry) loose(host string) bool {
+	return r.unverified && (r.declared || isLoopback(host))
+}
+
 // redirect keeps the login from other hosts: net/http would still send it to
 // subdomains. Blobs are verified wherever they come from, so they may.
 func (r *registry) redirect(req *http.Request, via []*http.Request) error {
@@ -86,7 +95,7 @@ func (r *registry) redirect(req *http.Request, via []*http.Request) error {
 		return fmt.Errorf("redirected %d times", len(via))
 	}
 	for _, v := range via {
-		if v.URL.Scheme == "https" && req.URL.Scheme != "https" && !r.unverified {
+		if v.URL.Scheme == "https" && req.URL.Scheme != "https" && !r.loose(req.URL.Host) {
 			return errDowngrade
 		}
 		if v.URL.Host != req.URL.Host || v.URL.Scheme != req.URL.Scheme {
