@@ -166,6 +166,9 @@ func resolve(args []string) (*verb, []string, error) {
 		return v, rest, nil
 	}
 	err := fmt.Errorf("unknown command: moss %s%s", name, didYouMean("moss ", name, verbNames()))
+	if strings.Contains(dockerVerbs, " "+name+" ") {
+		err = fmt.Errorf("docker has %s, moss does not yet", name)
+	}
 	group, _, isMember := strings.Cut(name, " ")
 	if !isMember {
 		group = ""

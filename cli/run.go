@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"moss/container"
 	"moss/fail"
@@ -142,6 +144,10 @@ func (r *runOptions) run(f *pflag.FlagSet, args []string) error {
 	if !f.Changed("network") {
 		o.Network = "" // the host's, but not its name
 	}
+	if o.StopSignal != "" && !validSignal(o.StopSignal) {
+		return &fail.ExitError{Status: fail.StatusMoss, Err: &fail.Error{Op: "--stop-signal", On: o.StopSignal,
+			Err: errors.New("no such signal"), Try: "a name such as SIGTERM or INT, or a number from 1 to 64 (signal(7))"}}
+	}
 	if err := r.finish(); err != nil {
 		return &fail.ExitError{Status: fail.StatusMoss, Err: err}
 	}
@@ -164,6 +170,18 @@ func (r *runOptions) run(f *pflag.FlagSet, args []string) error {
 	})
 	p.Close()
 	return exitStatus(status, err)
+}
+
+// validSignal accepts what docker does: a number, or a name with or without SIG.
+func validSignal(s string) bool {
+	if n, err := strconv.Atoi(s); err == nil {
+		return n >= 1 && n <= 64
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	return unix.SignalNum(name) != 0 || strings.HasPrefix(name, "SIGRTM")
 }
 
 // exitStatus passes the container's own status on; an error without a status

@@ -72,6 +72,11 @@ const dockerRunFlags = " -a --attach --annotation --blkio-weight --blkio-weight-
 	" --oom-kill-disable --oom-score-adj --pid --pids-limit -p --publish -P --publish-all --restart" +
 	" --runtime --sig-proxy --stop-timeout --storage-opt --sysctl --userns --uts --volume-driver --volumes-from "
 
+// dockerVerbs are docker's commands that moss does not have yet.
+const dockerVerbs = " attach build commit cp create diff events exec export history import kill load login logout logs" +
+	" pause port push rename restart save search start stats stop tag top unpause update wait builder buildx compose" +
+	" network volume system manifest context plugin container image prune "
+
 // notYet says so when flag is one of docker's that moss lacks, else "".
 func notYet(verbName, flag string) string {
 	if verbName == "run" && strings.Contains(dockerRunFlags, " "+flag+" ") {
