@@ -186,7 +186,17 @@ func TestHostTreeKernel(t *testing.T) {
 		t.Error("/etc/moss-test was made on the host")
 		os.Remove("/etc/moss-test")
 	}
-	want := "0 1 2,1,00000000a80425fb,ok,ok,ok,ok"
+	// Writing takes a copy of the directories above, and the kernel can make none
+	// of one whose owner the map does not have (docs/ids.md, "The host's tree").
+	write := "ok"
+	for dir := filepath.Dir(v.dir); filepath.Dir(dir) != "/" && dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil {
+			if uid, ok := ownerOf(info); ok && uid != os.Geteuid() {
+				write = "EOVERFLOW"
+			}
+		}
+	}
+	want := "0 1 2,1,00000000a80425fb" + strings.Repeat(","+write, 4)
 	if said := r.said(); len(said) != 9 || strings.Join(said[:7], ",") != want || said[8] != "EPERM" {
 		t.Errorf("said %q, want %s\nstatus %d %s", said, want, r.status, r.stderr)
 	}
