@@ -29,7 +29,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 		return 0, err
 	}
 	if img != nil {
-		e.Explain.Step(explain.Step{What: "Take the image " + img.ID.Short() + ": a config and " + fmt.Sprint(len(img.M.Layers)) + " unpacked layers",
+		e.Explain.Step(explain.Step{What: "Take the image " + img.ID.Short() + ": a config and " + fmt.Sprint(len(img.Config.RootFS.DiffIDs)) + " unpacked layers",
 			Call: "open " + filepath.Join(e.root, "blobs/sha256", img.ID.Hex()),
 			Why:  "the config says what to run and names the layers by the hash of their content", See: []string{"image-spec config.md", "image/store.go#Store"}})
 	}
@@ -119,7 +119,7 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 		return e.builtin(ctx)
 	}
 	if o.Pull != "always" {
-		img, err := e.FindImage(o.Image)
+		img, err := e.startImage(o.Image)
 		switch {
 		case err == nil && (o.Platform == nil || img.Config.Platform().Fits(*o.Platform)):
 			return img, nil
@@ -138,6 +138,16 @@ func (e *Engine) findImage(ctx context.Context, o Options, p pull.Options) (*ima
 		return nil, err
 	}
 	return r.Image, nil
+}
+
+// startImage is FindImage with less reading where the name is complete.
+func (e *Engine) startImage(typed string) (*image.Image, error) {
+	if ref, err := oci.ParseReference(typed); err == nil {
+		if img, err := e.Store.LookupConfig(ref); !errors.Is(err, image.ErrNotFound) {
+			return img, err
+		}
+	}
+	return e.FindImage(typed)
 }
 
 // FindImage finds an image in the store by what a person typed: a name, an id,

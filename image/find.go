@@ -46,6 +46,30 @@ func (s *Store) Lookup(ref oci.Reference) (*Image, error) {
 	return img, nil
 }
 
+// LookupConfig is Lookup for a start, which needs to know what to run and on
+// which layers: it leaves the manifest unread, and M empty.
+func (s *Store) LookupConfig(ref oci.Reference) (*Image, error) {
+	path, err := s.refPath(ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := readRecord(path)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref.Familiar(), err)
+	}
+	raw, err := s.Blob(r.Image)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref.Familiar(), err)
+	}
+	c, err := oci.ParseConfig(raw)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref.Familiar(), err)
+	}
+	img := &Image{ID: r.Image, Manifest: r.Manifest, Config: c, RawConfig: raw, Pulled: r.Pulled}
+	img.name(ref)
+	return img, nil
+}
+
 // Find returns the image a person means by nameOrID, as docker does: a
 // reference (tag latest when none is given), repository@digest with the digest
 // of the manifest or of the index it was pulled by, or an image id, whole or
