@@ -29,7 +29,7 @@ func (e *Engine) Run(ctx context.Context, o Options, p pull.Options) (status int
 		return 0, err
 	}
 	if img != nil {
-		e.Explain.Step(explain.Step{What: "Take the image " + img.ID.Short() + ": a config and " + fmt.Sprint(len(img.Config.RootFS.DiffIDs)) + " unpacked layers",
+		e.Explain.Step(explain.Step{What: "Take the image " + img.ID.Short() + ": a config and, unpacked, layers: " + fmt.Sprint(len(img.Config.RootFS.DiffIDs)),
 			Call: "open " + filepath.Join(e.root, "blobs/sha256", img.ID.Hex()),
 			Why:  "the config says what to run and names the layers by the hash of their content", See: []string{"image-spec config.md", "image/store.go#Store"}})
 	}
