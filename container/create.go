@@ -337,7 +337,8 @@ func (e *Engine) destroy(r *Record) error {
 	// What an overlay leaves when nothing was written is most often all there
 	// is: a tenth of the time of a general removal, which has to look first.
 	// The kernel's own directories have mode 0.
-	own := []string{"work/work", "work/work/incompat", "work/work/incompat/volatile"}
+	const inner = "work/work"
+	own := []string{inner, inner + "/incompat", inner + "/incompat/volatile"}
 	if r.Options.Remove {
 		for _, d := range own {
 			unix.Chmod(filepath.Join(dir, d), 0o700)
